@@ -12,8 +12,6 @@ import (
 	_ "github.com/mdlayher/netlink"
 	_ "github.com/mdlayher/ndp"
 	_ "github.com/miekg/dns"
-	_ "github.com/opencontainers/runc/libcontainer"
-	_ "github.com/opencontainers/runc/libcontainer/specconv"
 	_ "github.com/opencontainers/runtime-spec/specs-go"
 	_ "github.com/prometheus/client_golang/prometheus"
 	_ "github.com/rogpeppe/go-internal/testscript"
