@@ -1,0 +1,16 @@
+package apiserver
+
+import (
+	"viaduct.dev/viaduct/internal/apiserver/registry"
+	"viaduct.dev/viaduct/internal/apiserver/registry/configmap"
+)
+
+// kinds is everything that the server serves, in the order in which it is
+// installed and its start hooks run. To add a kind, add its line.
+func kinds() []registry.Installer {
+	return []registry.Installer{
+		configmap.Install,
+	}
+}
+
+var _ = kinds
