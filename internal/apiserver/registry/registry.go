@@ -9,8 +9,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 
 	"viaduct.dev/viaduct/internal/apiserver/scheme"
@@ -30,7 +33,9 @@ type Env struct {
 	// AgentTLS is how the server is a client of the agents (logs, exec). It is
 	// nil when there are none.
 	AgentTLS *tls.Config
-	Log      *slog.Logger
+	// Authorizer decides what a user may do.
+	Authorizer authorizer.Authorizer
+	Log        *slog.Logger
 }
 
 // Installer adds a kind to the server: its resources and its start hooks.
@@ -41,6 +46,7 @@ type Resources struct {
 	storage map[schema.GroupVersion]map[string]rest.Storage
 	order   []schema.GroupVersion
 	hooks   []Hook
+	plugins []admission.Interface
 }
 
 // Hook is work to be done after the storage is ready and before the server
@@ -80,6 +86,16 @@ func (r *Resources) Start(name string, run func(context.Context) error) {
 // Hooks are the registered hooks in the order to run them.
 func (r *Resources) Hooks() []Hook { return r.hooks }
 
+// Admit registers an admission plugin, which sees the writes of every kind.
+func (r *Resources) Admit(plugin admission.Interface) {
+	r.plugins = append(r.plugins, plugin)
+}
+
+// Admission is all registered plugins as one.
+func (r *Resources) Admission() admission.Interface {
+	return admission.NewChainHandler(r.plugins...)
+}
+
 // GroupVersions are the group versions that have resources, in the order in
 // which they were first named.
 func (r *Resources) GroupVersions() []schema.GroupVersion { return r.order }
@@ -87,4 +103,13 @@ func (r *Resources) GroupVersions() []schema.GroupVersion { return r.order }
 // Storage is what a group version serves, by path.
 func (r *Resources) Storage(version schema.GroupVersion) map[string]rest.Storage {
 	return r.storage[version]
+}
+
+// Client is a typed client over a Loopback configuration.
+func Client(loopback *restclient.Config) (kubernetes.Interface, error) {
+	client, err := kubernetes.NewForConfig(loopback)
+	if err != nil {
+		return nil, fmt.Errorf("make the server's client of itself: %w", err)
+	}
+	return client, nil
 }

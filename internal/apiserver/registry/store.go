@@ -93,7 +93,7 @@ func (s *Store[T]) AddTo(r *Resources) error {
 	if s.kind.Status == nil {
 		return nil
 	}
-	return r.Add(s.kind.Version, s.kind.Resource+"/status", s.status())
+	return r.Add(s.kind.Version, s.kind.Resource+"/status", s.StatusREST())
 }
 
 // ShortNames implements rest.ShortNamesProvider.
@@ -170,11 +170,9 @@ func (s *Store[T]) indexes() (storage.IndexerFuncs, *cache.Indexers) {
 	return triggers, &indexers
 }
 
-// statusREST serves <resource>/status over a copy of the store that has the
-// status's own strategy.
-type statusREST[T Object] struct{ store *genericregistry.Store }
-
-func (s *Store[T]) status() *statusREST[T] {
+// StatusREST serves <resource>/status over a copy of the store, hooks included,
+// that has the status's own strategy. AddTo calls it for you.
+func (s *Store[T]) StatusREST() rest.Storage {
 	strategy := statusStrategy[T]{s.main}
 	store := *s.Store
 	store.BeginUpdate, store.AfterUpdate = nil, nil // nothing is allocated by a status
@@ -182,6 +180,8 @@ func (s *Store[T]) status() *statusREST[T] {
 	store.ResetFieldsStrategy = strategy
 	return &statusREST[T]{store: &store}
 }
+
+type statusREST[T Object] struct{ store *genericregistry.Store }
 
 func (r *statusREST[T]) New() runtime.Object { return r.store.New() }
 

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// newZap routes etcd's log into log, warnings and worse. fail is told of what
+// etcd calls fatal; the goroutine that logged it then ends, the process does not.
+func newZap(log *slog.Logger, fail func(error)) *zap.Logger {
+	return zap.New(core{log: log.With("part", "etcd")}, zap.WithFatalHook(fatal{fail}))
+}
+
+type core struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+func (c core) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+func (c core) With(fields []zapcore.Field) zapcore.Core {
+	c.fields = append(append([]zapcore.Field(nil), c.fields...), fields...)
+	return c
+}
+
+func (c core) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(entry.Level) {
+		return checked.AddCore(entry, c)
+	}
+	return checked
+}
+
+// Write puts etcd's warnings (slow disk, slow request) at debug level: they
+// tell a developer something, and a user nothing that he can act on.
+func (c core) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelDebug
+	if entry.Level >= zapcore.ErrorLevel {
+		level = slog.LevelError
+	}
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, f := range append(append([]zapcore.Field(nil), c.fields...), fields...) {
+		f.AddTo(encoder)
+	}
+	attrs := make([]slog.Attr, 0, len(encoder.Fields))
+	for key, value := range encoder.Fields {
+		attrs = append(attrs, slog.Any(key, value))
+	}
+	c.log.LogAttrs(context.Background(), level, entry.Message, attrs...)
+	return nil
+}
+
+func (core) Sync() error { return nil }
+
+// fatal is what happens after a fatal message.
+type fatal struct{ fail func(error) }
+
+func (f fatal) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
+	err := errors.New(entry.Message)
+	for _, field := range fields {
+		if cause, ok := field.Interface.(error); ok && field.Type == zapcore.ErrorType {
+			err = errors.Join(err, cause)
+		}
+	}
+	f.fail(err)
+	runtime.Goexit()
+}

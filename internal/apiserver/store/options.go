@@ -1,0 +1,134 @@
+package store
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/cacher"
+	"k8s.io/apiserver/pkg/storage/etcd3"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
+	"k8s.io/client-go/tools/cache"
+
+	"viaduct.dev/viaduct/internal/apiserver/scheme"
+)
+
+const (
+	prefix         = "/registry"
+	storageVersion = "v1"
+	deleteWorkers  = 4
+)
+
+// RESTOptions opens the storage of each resource: protobuf of version v1 in
+// etcd, behind a watch cache. Events alone have no cache, as in kube-apiserver:
+// they are written often and hardly ever read.
+func (s *Store) RESTOptions(known *scheme.Scheme) generic.RESTOptionsGetter {
+	return &options{store: s, scheme: known, codecs: map[string]codec{}}
+}
+
+type options struct {
+	store  *Store
+	scheme *scheme.Scheme
+
+	mu     sync.Mutex
+	codecs map[string]codec // by group
+}
+
+type codec struct {
+	runtime.Codec
+	versioner runtime.GroupVersioner
+}
+
+// GetRESTOptions implements generic.RESTOptionsGetter.
+func (o *options) GetRESTOptions(resource schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	c, err := o.codec(resource.Group)
+	if err != nil {
+		return generic.RESTOptions{}, fmt.Errorf("storage codec of %s: %w", resource, err)
+	}
+	cfg := storagebackend.NewDefaultConfig(prefix, c)
+	cfg.EncodeVersioner = c.versioner
+	decorator := o.cached
+	if resource.Resource == "events" {
+		decorator = o.uncached
+	}
+	return generic.RESTOptions{
+		StorageConfig:           cfg.ForResource(resource),
+		Decorator:               decorator,
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: deleteWorkers,
+		ResourcePrefix:          resource.Resource,
+	}, nil
+}
+
+func (o *options) codec(group string) (codec, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c, ok := o.codecs[group]; ok {
+		return c, nil
+	}
+	c, versioner, err := serverstorage.NewStorageCodec(serverstorage.StorageCodecConfig{
+		StorageMediaType:  runtime.ContentTypeProtobuf,
+		StorageSerializer: o.scheme.Codecs,
+		StorageVersion:    schema.GroupVersion{Group: group, Version: storageVersion},
+		MemoryVersion:     scheme.Internal(group),
+	})
+	if err != nil {
+		return codec{}, err
+	}
+	o.codecs[group] = codec{c, versioner}
+	return o.codecs[group], nil
+}
+
+func (o *options) uncached(
+	cfg *storagebackend.ConfigForResource, resourcePrefix string, _ func(runtime.Object) (string, error),
+	newFunc, newListFunc func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
+) (storage.Interface, factory.DestroyFunc, error) {
+	versioner := storage.APIObjectVersioner{}
+	raw, err := etcd3.New(o.store.client, o.store.compactor, cfg.Codec, newFunc, newListFunc, cfg.Prefix, resourcePrefix,
+		cfg.GroupResource, identity.NewEncryptCheckTransformer(), cfg.LeaseManagerConfig,
+		etcd3.NewDefaultDecoder(cfg.Codec, versioner), versioner)
+	if err != nil {
+		return nil, nil, err
+	}
+	return raw, raw.Close, nil
+}
+
+func (o *options) cached(
+	cfg *storagebackend.ConfigForResource, resourcePrefix string, keyFunc func(runtime.Object) (string, error),
+	newFunc, newListFunc func() runtime.Object, attributes storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
+) (storage.Interface, factory.DestroyFunc, error) {
+	raw, closeRaw, err := o.uncached(cfg, resourcePrefix, keyFunc, newFunc, newListFunc, attributes, triggers, indexers)
+	if err != nil {
+		return nil, nil, err
+	}
+	cached, err := cacher.NewCacherFromConfig(cacher.Config{
+		Storage:             raw,
+		Versioner:           storage.APIObjectVersioner{},
+		GroupResource:       cfg.GroupResource,
+		EventsHistoryWindow: cfg.EventsHistoryWindow,
+		ResourcePrefix:      resourcePrefix,
+		KeyFunc:             keyFunc,
+		NewFunc:             newFunc,
+		NewListFunc:         newListFunc,
+		GetAttrsFunc:        attributes,
+		IndexerFuncs:        triggers,
+		Indexers:            indexers,
+		Codec:               cfg.Codec,
+	})
+	if err != nil {
+		closeRaw()
+		return nil, nil, err
+	}
+	delegator := cacher.NewCacheDelegator(cached, raw)
+	return delegator, sync.OnceFunc(func() {
+		delegator.Stop()
+		cached.Stop()
+		closeRaw()
+	}), nil
+}

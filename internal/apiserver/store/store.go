@@ -1,0 +1,228 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"golang.org/x/sys/unix"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/etcd3"
+	"k8s.io/apiserver/pkg/storage/feature"
+	"k8s.io/utils/clock"
+)
+
+const (
+	memberName = "viaduct"
+	// A member must announce a peer URL; nothing listens there.
+	peerURL = "http://127.0.0.1:2380"
+
+	// The log is preallocated in segments, two of them at the start.
+	walSegmentBytes = 4 << 20
+	// The database may grow to this size before writes are refused.
+	quotaBytes = 8 << 30
+	// Less room than this is reported before anything is started.
+	minFreeBytes = 32 << 20
+
+	// A lone member elects itself after one tick at a restart. Shorter ticks
+	// would start sooner yet and cost idle CPU for ever.
+	tickMs     = 50
+	electionMs = 250
+	// A snapshot of the raft log is taken after so many writes; entries behind
+	// it are for followers, of which there are none.
+	snapshotCount  = 5000
+	catchUpEntries = 100
+
+	compactInterval = 5 * time.Minute
+	closeTimeout    = 10 * time.Second
+)
+
+// Config says where the data is.
+type Config struct {
+	// Dir is made if it is missing. One process at a time may use it.
+	Dir string
+	Log *slog.Logger
+}
+
+// Store is a running etcd and its client.
+type Store struct {
+	dir       string
+	lock      *os.File
+	etcd      *embed.Etcd
+	client    *kubernetes.Client
+	compactor stoppable
+	failed    chan error
+}
+
+type stoppable interface {
+	etcd3.Compactor
+	Stop()
+}
+
+// Open starts etcd on the directory and returns when it answers.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	processWide()
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	if err := checkRoom(cfg.Dir); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: cfg.Dir, failed: make(chan error, 1)}
+	var err error
+	if s.lock, err = lockDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx, cfg.Log); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
+	}
+	client := v3client.New(s.etcd.Server)
+	s.client = &kubernetes.Client{Client: client}
+	s.client.Kubernetes = s.client
+	s.compactor = etcd3.NewCompactor(client, compactInterval, clock.RealClock{}, nil)
+	return s, nil
+}
+
+// Failed receives the reason if etcd stops because it can no longer write.
+// Requests then hang until their deadline: the process should end.
+func (s *Store) Failed() <-chan error { return s.failed }
+
+// Client is the in-process etcd client. It belongs to the store.
+func (s *Store) Client() *clientv3.Client { return s.client.Client }
+
+// Close stops etcd. What was acknowledged is on the disk already.
+func (s *Store) Close() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if s.compactor != nil {
+			s.compactor.Stop()
+		}
+		if s.client != nil {
+			_ = s.client.Close()
+		}
+		if s.etcd != nil {
+			s.etcd.Close()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout): // etcd waits for ever once its log has failed
+	}
+	if s.lock != nil {
+		_ = s.lock.Close()
+	}
+}
+
+func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
+	// etcd panics on a disk that it cannot write at the start.
+	defer func() {
+		if r := recover(); r != nil {
+			err = s.explain(fmt.Errorf("%v", r))
+		}
+	}()
+	peer, err := url.Parse(peerURL)
+	if err != nil {
+		return err
+	}
+	cfg := embed.NewConfig()
+	cfg.Name = memberName
+	cfg.Dir = filepath.Join(s.dir, "etcd")
+	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
+	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{*peer}, nil
+	cfg.InitialCluster = memberName + "=" + peerURL
+	cfg.TickMs, cfg.ElectionMs = tickMs, electionMs
+	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
+	cfg.QuotaBackendBytes = quotaBytes
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log, s.fail))
+	if s.etcd, err = embed.StartEtcd(cfg); err != nil {
+		return s.explain(err)
+	}
+	select {
+	case <-s.etcd.Server.ReadyNotify():
+		return nil
+	case <-s.etcd.Server.StopNotify():
+		return errors.New("etcd stopped while it was starting")
+	case err := <-s.failed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// fail takes the first fatal error; later ones are consequences.
+func (s *Store) fail(err error) {
+	select {
+	case s.failed <- fmt.Errorf("store in %s: %w", s.dir, s.explain(err)):
+	default:
+	}
+}
+
+// explain names a full disk, which etcd reports in many words or in none.
+func (s *Store) explain(err error) error {
+	if free, statErr := freeBytes(s.dir); statErr == nil && free < walSegmentBytes {
+		return fmt.Errorf("disk full, %d KiB free: %w", free>>10, err)
+	}
+	return err
+}
+
+// processWide sets what the libraries keep in package variables. It is done
+// before the first store opens, once.
+var processWide = sync.OnceFunc(func() {
+	wal.SegmentSizeBytes = walSegmentBytes
+	feature.DefaultFeatureSupportChecker = embedded{feature.NewDefaultFeatureSupportChecker()}
+})
+
+// embedded knows the features of the etcd that is linked in. The stock checker
+// asks the endpoints of a client, and this client has none; it stays embedded
+// here for the one method whose type it does not export.
+type embedded struct{ feature.FeatureSupportChecker }
+
+// Supports reports what the in-process client can do; it has no range stream.
+func (embedded) Supports(f storage.Feature) bool { return f == storage.RequestWatchProgress }
+
+// MarkUnsupported has nothing to remember.
+func (embedded) MarkUnsupported(storage.Feature) {}
+
+func checkRoom(dir string) error {
+	free, err := freeBytes(dir)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	if free < minFreeBytes {
+		return fmt.Errorf("data directory %s: disk full: %d MiB free, %d MiB needed", dir, free>>20, minFreeBytes>>20)
+	}
+	return nil
+}
+
+func freeBytes(dir string) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, err
+	}
+	return fs.Bavail * uint64(fs.Bsize), nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("data directory %s is in use by another process", dir)
+	}
+	return f, nil
+}
