@@ -1,0 +1,62 @@
+// Package report is how benchmarks tell what they measured: a table for people
+// and bench/results/NAME.json for machines.
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"text/tabwriter"
+)
+
+// Row is one figure, ours beside a peer's where there is one.
+type Row struct {
+	Figure string  `json:"figure"` // what was measured
+	Unit   string  `json:"unit"`
+	Ours   float64 `json:"ours"` // the median
+	Low    float64 `json:"low"`  // the smallest of the rounds
+	High   float64 `json:"high"` // the largest of the rounds
+	Peer   float64 `json:"peer,omitempty"`
+	Ratio  float64 `json:"ratio,omitempty"` // ours / peer
+	Goal   float64 `json:"goal,omitempty"`  // at most this
+	Met    bool    `json:"met"`
+}
+
+// AtMost makes a row of several rounds' samples with a goal not to be passed.
+func AtMost(figure, unit string, goal float64, samples []float64) Row {
+	s := slices.Clone(samples)
+	slices.Sort(s)
+	m := s[len(s)/2]
+	return Row{Figure: figure, Unit: unit, Ours: m, Low: s[0], High: s[len(s)-1], Goal: goal, Met: m <= goal}
+}
+
+// Write prints the rows and keeps them as results/NAME.json below dir.
+func Write(w io.Writer, dir, name string, rows []Row) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "FIGURE\tMEDIAN\tLOW\tHIGH\tPEER\tRATIO\tGOAL\tMET")
+	for _, r := range rows {
+		peer, ratio, goal := "", "", ""
+		if r.Peer != 0 {
+			peer, ratio = fmt.Sprintf("%.3g", r.Peer), fmt.Sprintf("%.2f", r.Ratio)
+		}
+		if r.Goal != 0 {
+			goal = fmt.Sprintf("<= %.4g", r.Goal)
+		}
+		fmt.Fprintf(tw, "%s (%s)\t%.4g\t%.4g\t%.4g\t%s\t%s\t%s\t%v\n", r.Figure, r.Unit, r.Ours, r.Low, r.High, peer, ratio, goal, r.Met)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(rows, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "results", name+".json")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
