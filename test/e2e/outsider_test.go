@@ -12,7 +12,43 @@ import (
 	"time"
 
 	"viaduct.dev/viaduct/internal/lab"
+	"viaduct.dev/viaduct/internal/lab/labtest"
 )
+
+// outsider is a host on the nodes' network that is no node: 172.20.0.OCTET and
+// fd00:172:20::OCTET.
+func outsider(t *testing.T, b *box, octet int) *lab.Namespace {
+	t.Helper()
+	fabric, err := lab.Open("viaduct-" + b.name + "-fabric")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fabric.Close()
+	host := labtest.New(t)
+	port := fmt.Sprintf("outsider%d", octet)
+	for _, step := range []func() error{
+		func() error { return lab.Connect(host, "eth0", fabric, port) },
+		func() error { return fabric.Enslave(port, "fabric") },
+		func() error {
+			return host.AddAddress("eth0", netip.MustParsePrefix(fmt.Sprintf("172.20.0.%d/16", octet)))
+		},
+		func() error {
+			return host.AddAddress("eth0", netip.MustParsePrefix(fmt.Sprintf("fd00:172:20::%d/64", octet)))
+		},
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return host
+}
+
+func routeVia(t *testing.T, host *lab.Namespace, to, via string) {
+	t.Helper()
+	if err := host.AddRoute(netip.MustParsePrefix(to), netip.MustParseAddr(via)); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // get fetches url from inside a namespace, or from here where there is none.
 func get(from *lab.Namespace, url string) error {

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"viaduct.dev/viaduct/internal/lab"
 )
 
 // web is a Deployment of toolboxes with a Service's worth of ports, labelled
@@ -144,17 +143,6 @@ func TestNodePortAnswersOnEveryNodeInBothFamilies(t *testing.T) {
 			return nil
 		})
 	}
-}
-
-// outsider is a host on the box's own network that is no node.
-func outsider(t *testing.T, b *box, octet int) *lab.Namespace {
-	t.Helper()
-	fabric, err := lab.Open(b.fabric(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { fabric.Close() })
-	return joinFabric(t, fabric, octet)
 }
 
 func TestLoadBalancerAddressAnswersToAHostThatIsNoNode(t *testing.T) {
