@@ -2,8 +2,15 @@ package apiserver
 
 import (
 	"viaduct.dev/viaduct/internal/apiserver/registry"
+	"viaduct.dev/viaduct/internal/apiserver/registry/accessreview"
 	"viaduct.dev/viaduct/internal/apiserver/registry/configmap"
+	"viaduct.dev/viaduct/internal/apiserver/registry/endpoints"
+	"viaduct.dev/viaduct/internal/apiserver/registry/event"
+	"viaduct.dev/viaduct/internal/apiserver/registry/lease"
 	"viaduct.dev/viaduct/internal/apiserver/registry/namespace"
+	"viaduct.dev/viaduct/internal/apiserver/registry/node"
+	"viaduct.dev/viaduct/internal/apiserver/registry/secret"
+	"viaduct.dev/viaduct/internal/apiserver/registry/serviceaccount"
 )
 
 // kinds is everything that the server serves, in the order in which it is
@@ -12,5 +19,12 @@ func kinds() []registry.Installer {
 	return []registry.Installer{
 		namespace.Install,
 		configmap.Install,
+		serviceaccount.Install,
+		secret.Install,
+		node.Install,
+		lease.Install,
+		event.Install,
+		endpoints.Install,
+		accessreview.Install,
 	}
 }

@@ -28,7 +28,9 @@ func (t *transport) clientConfig() *rest.Config {
 		Host:      inProcessHost,
 		Transport: t,
 		UserAgent: "viaduct",
-		QPS:       -1, // whoever is in the process is not held back
+		// What the server warns of is for a user to read, not for its own parts.
+		WarningHandler: rest.NoWarnings{},
+		QPS:            -1, // whoever is in the process is not held back
 		ContentConfig: rest.ContentConfig{
 			ContentType:        runtime.ContentTypeProtobuf,
 			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,

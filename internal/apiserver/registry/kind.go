@@ -66,6 +66,9 @@ type Kind[T Object] struct {
 	// Status is set for kinds whose Spec and Status are written through
 	// different doors.
 	Status *Status[T]
+	// CreateKeepsStatus lets a create state the status too (nodes, which register
+	// themselves whole).
+	CreateKeepsStatus bool
 	// CountsGeneration raises metadata.generation when Spec changes.
 	CountsGeneration bool
 	// CreateOnUpdate lets a PUT make the object (leases, events, endpoints).

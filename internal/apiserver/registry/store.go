@@ -118,6 +118,11 @@ func (s *Store[T]) read(ctx context.Context, namespace, name, resourceVersion st
 	if !s.kind.ClusterScoped {
 		ctx = genericapirequest.WithNamespace(ctx, namespace)
 	}
+	// An error is about this kind, not about the one that was requested.
+	ctx = genericapirequest.WithRequestInfo(ctx, &genericapirequest.RequestInfo{
+		IsResourceRequest: true, APIGroup: s.kind.Version.Group, APIVersion: s.kind.Version.Version,
+		Resource: s.kind.Resource, Namespace: namespace, Name: name, Verb: "get",
+	})
 	object, err := s.Get(ctx, name, &metav1.GetOptions{ResourceVersion: resourceVersion})
 	if err != nil {
 		return none, err

@@ -28,7 +28,7 @@ func (s strategy[T]) Canonicalize(runtime.Object)                   {}
 func (s strategy[T]) PrepareForCreate(ctx context.Context, object runtime.Object) {
 	var none T
 	o := object.(T)
-	if s.kind.Status != nil {
+	if s.kind.Status != nil && !s.kind.CreateKeepsStatus {
 		clearField(o, "Status")
 	}
 	if s.kind.CountsGeneration {

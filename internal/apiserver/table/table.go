@@ -3,6 +3,7 @@ package table
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -39,16 +40,18 @@ type Convertor[T Object] struct {
 	definitions []metav1.TableColumnDefinition
 }
 
-// New makes the convertor of a kind with the given columns after its name.
+// New makes the convertor of a kind with the given columns. The object's name
+// comes first, unless a column puts it elsewhere.
 func New[T Object](columns ...Column[T]) *Convertor[T] {
-	c := &Convertor[T]{
-		columns: columns,
-		definitions: []metav1.TableColumnDefinition{{
-			Name: "Name", Type: "string", Format: "name", Description: "The name of the object.",
-		}},
+	if !slices.ContainsFunc(columns, func(c Column[T]) bool { return c.Name == nameColumn }) {
+		columns = append([]Column[T]{Name[T]()}, columns...)
 	}
+	c := &Convertor[T]{columns: columns}
 	for _, column := range columns {
 		definition := metav1.TableColumnDefinition{Name: column.Name, Type: column.Type, Description: column.Description}
+		if column.Name == nameColumn {
+			definition.Format = "name"
+		}
 		if definition.Type == "" {
 			definition.Type = "string"
 		}
@@ -58,6 +61,18 @@ func New[T Object](columns ...Column[T]) *Convertor[T] {
 		c.definitions = append(c.definitions, definition)
 	}
 	return c
+}
+
+const nameColumn = "Name"
+
+// Name is the column that comes first by itself; a kind names it only to put it
+// elsewhere.
+func Name[T Object]() Column[T] {
+	return Column[T]{
+		Name:        nameColumn,
+		Description: "The name of the object.",
+		Cell:        func(object T) any { return object.GetName() },
+	}
 }
 
 // Age is the last of the columns that every kind has.
@@ -96,10 +111,9 @@ func (c *Convertor[T]) ConvertToTable(_ context.Context, object, options runtime
 			return fmt.Errorf("render table: got a %T", object)
 		}
 		row := metav1.TableRow{
-			Cells:  make([]any, 1, 1+len(c.columns)),
+			Cells:  make([]any, 0, len(c.columns)),
 			Object: runtime.RawExtension{Object: object},
 		}
-		row.Cells[0] = item.GetName()
 		for _, column := range c.columns {
 			row.Cells = append(row.Cells, column.Cell(item))
 		}

@@ -1,0 +1,3 @@
+// Package lease serves coordination.k8s.io Leases: node heartbeats and leader
+// election.
+package lease

@@ -1,0 +1,2 @@
+// Package node serves Nodes.
+package node

@@ -1,0 +1,2 @@
+// Package secret serves Secrets.
+package secret

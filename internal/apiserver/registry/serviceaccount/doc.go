@@ -1,0 +1,3 @@
+// Package serviceaccount serves ServiceAccounts. They are names only: no tokens
+// are issued for them.
+package serviceaccount
