@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -56,6 +57,7 @@ type Server struct {
 	generic   *genericapiserver.GenericAPIServer
 	transport *transport
 	resources *registry.Resources
+	self      self
 	ready     chan struct{}
 }
 
@@ -102,6 +104,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		store:     objects,
 		transport: &transport{user: superuser()},
 		resources: &registry.Resources{},
+		self:      newSelf(cfg),
 		ready:     make(chan struct{}),
 	}
 	if err := s.assemble(cfg, known, generic); err != nil {
@@ -169,7 +172,14 @@ func (s *Server) start(ctx context.Context) error {
 			return fmt.Errorf("start: %s: %w", hook.Name, err)
 		}
 	}
-	return nil
+	if !s.resources.Serves(corev1.SchemeGroupVersion, "services") {
+		return nil
+	}
+	client, err := registry.Client(s.ClientConfig())
+	if err != nil {
+		return err
+	}
+	return s.self.ensure(ctx, client)
 }
 
 func superuser() user.Info {

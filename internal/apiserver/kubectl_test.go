@@ -10,6 +10,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(writerEnv); dir != "" {
+		if err := writeUntilKilled(dir); err != nil {
+			panic(err)
+		}
+		return
+	}
 	testscript.Main(m, map[string]func(){"kubectl": func() {
 		if err := cmd.NewDefaultKubectlCommand().Execute(); err != nil {
 			os.Exit(1)

@@ -100,6 +100,12 @@ func (r *Resources) Admission() admission.Interface {
 // which they were first named.
 func (r *Resources) GroupVersions() []schema.GroupVersion { return r.order }
 
+// Serves tells whether a group version has a resource.
+func (r *Resources) Serves(version schema.GroupVersion, path string) bool {
+	_, ok := r.storage[version][path]
+	return ok
+}
+
 // Storage is what a group version serves, by path.
 func (r *Resources) Storage(version schema.GroupVersion) map[string]rest.Storage {
 	return r.storage[version]

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 
@@ -63,7 +64,7 @@ func (f fatal) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 	err := errors.New(entry.Message)
 	for _, field := range fields {
 		if cause, ok := field.Interface.(error); ok && field.Type == zapcore.ErrorType {
-			err = errors.Join(err, cause)
+			err = fmt.Errorf("%s: %w", entry.Message, cause)
 		}
 	}
 	f.fail(err)

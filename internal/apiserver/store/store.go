@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -45,7 +46,6 @@ const (
 	catchUpEntries = 100
 
 	compactInterval = 5 * time.Minute
-	closeTimeout    = 10 * time.Second
 )
 
 // Config says where the data is.
@@ -63,6 +63,8 @@ type Store struct {
 	client    *kubernetes.Client
 	compactor stoppable
 	failed    chan error
+	broken    atomic.Bool // fail was called
+	closing   sync.Once
 }
 
 type stoppable interface {
@@ -102,11 +104,12 @@ func (s *Store) Failed() <-chan error { return s.failed }
 // Client is the in-process etcd client. It belongs to the store.
 func (s *Store) Client() *clientv3.Client { return s.client.Client }
 
-// Close stops etcd. What was acknowledged is on the disk already.
-func (s *Store) Close() {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+// Close stops etcd. What was acknowledged is on the disk already. An etcd that
+// has failed is left as it is, for it would wait for its log for ever.
+func (s *Store) Close() { s.closing.Do(s.close) }
+
+func (s *Store) close() {
+	if !s.broken.Load() {
 		if s.compactor != nil {
 			s.compactor.Stop()
 		}
@@ -116,10 +119,6 @@ func (s *Store) Close() {
 		if s.etcd != nil {
 			s.etcd.Close()
 		}
-	}()
-	select {
-	case <-done:
-	case <-time.After(closeTimeout): // etcd waits for ever once its log has failed
 	}
 	if s.lock != nil {
 		_ = s.lock.Close()
@@ -164,6 +163,7 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
 
 // fail takes the first fatal error; later ones are consequences.
 func (s *Store) fail(err error) {
+	s.broken.Store(true)
 	select {
 	case s.failed <- fmt.Errorf("store in %s: %w", s.dir, s.explain(err)):
 	default:
