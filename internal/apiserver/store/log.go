@@ -36,11 +36,15 @@ func (c core) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore
 	return checked
 }
 
+// tooSoon is an error that etcd logs when it is asked for its storage version
+// within milliseconds of its election; it asks itself again later.
+const tooSoon = "failed to update storage version"
+
 // Write puts etcd's warnings (slow disk, slow request) at debug level: they
 // tell a developer something, and a user nothing that he can act on.
 func (c core) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelDebug
-	if entry.Level >= zapcore.ErrorLevel {
+	if entry.Level >= zapcore.ErrorLevel && entry.Message != tooSoon {
 		level = slog.LevelError
 	}
 	encoder := zapcore.NewMapObjectEncoder()

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/etcd3"
@@ -36,10 +37,8 @@ const (
 	// Less room than this is reported before anything is started.
 	minFreeBytes = 32 << 20
 
-	// A lone member elects itself after one tick at a restart. Shorter ticks
-	// would start sooner yet and cost idle CPU for ever.
-	tickMs     = 50
-	electionMs = 250
+	// How often the lone member is told to elect itself, until it has.
+	electPause = 2 * time.Millisecond
 	// A snapshot of the raft log is taken after so many writes; entries behind
 	// it are for followers, of which there are none.
 	snapshotCount  = 5000
@@ -142,22 +141,42 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
 	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
 	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{*peer}, nil
 	cfg.InitialCluster = memberName + "=" + peerURL
-	cfg.TickMs, cfg.ElectionMs = tickMs, electionMs
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log, s.fail))
 	if s.etcd, err = embed.StartEtcd(cfg); err != nil {
 		return s.explain(err)
 	}
-	select {
-	case <-s.etcd.Server.ReadyNotify():
-		return nil
-	case <-s.etcd.Server.StopNotify():
-		return errors.New("etcd stopped while it was starting")
-	case err := <-s.failed:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+	return s.elect(ctx)
+}
+
+// elect waits until etcd answers. A member waits for a while of silence before
+// it stands for election, up to a second after a restart; one that is alone can
+// be told to stand at once, as when a leader hands over.
+func (s *Store) elect(ctx context.Context) error {
+	server := s.etcd.Server
+	self := uint64(server.MemberID())
+	stand := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &self, To: &self}
+	tick := time.NewTicker(electPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-server.ReadyNotify():
+			return nil
+		case <-server.StopNotify():
+			return errors.New("etcd stopped while it was starting")
+		case err := <-s.failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if server.Lead() != 0 {
+				continue // elected: what was written is being read back
+			}
+			if err := server.Process(ctx, stand); err != nil {
+				return fmt.Errorf("stand for election: %w", err)
+			}
+		}
 	}
 }
 
