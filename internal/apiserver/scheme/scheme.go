@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,6 +50,7 @@ func groups() []struct {
 		{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme},
 		{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme},
 		{networkingv1.SchemeGroupVersion, networkingv1.AddToScheme},
+		{eventsv1.SchemeGroupVersion, eventsv1.AddToScheme},
 		{authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme},
 		{authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme},
 		{autoscalingv1.SchemeGroupVersion, autoscalingv1.AddToScheme},

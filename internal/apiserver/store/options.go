@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -75,7 +77,7 @@ func (o *options) codec(group string) (codec, error) {
 	c, versioner, err := serverstorage.NewStorageCodec(serverstorage.StorageCodecConfig{
 		StorageMediaType:  runtime.ContentTypeProtobuf,
 		StorageSerializer: o.scheme.Codecs,
-		StorageVersion:    schema.GroupVersion{Group: group, Version: storageVersion},
+		StorageVersion:    schema.GroupVersion{Group: storageGroup(group), Version: storageVersion},
 		MemoryVersion:     scheme.Internal(group),
 	})
 	if err != nil {
@@ -83,6 +85,15 @@ func (o *options) codec(group string) (codec, error) {
 	}
 	o.codecs[group] = codec{c, versioner}
 	return o.codecs[group], nil
+}
+
+// storageGroup is the group whose kinds are stored for a group: its own, except
+// that events of both groups are kept as those of core.
+func storageGroup(group string) string {
+	if group == eventsv1.GroupName {
+		return corev1.GroupName
+	}
+	return group
 }
 
 func (o *options) uncached(

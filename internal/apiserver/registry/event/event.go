@@ -17,8 +17,15 @@ import (
 
 const ttlSeconds = 60 * 60
 
-// Install adds events to the server.
+// Install adds events to the server, by both of their names.
 func Install(env *registry.Env, r *registry.Resources) error {
+	if err := installCore(env, r); err != nil {
+		return err
+	}
+	return installV1(env, r)
+}
+
+func installCore(env *registry.Env, r *registry.Resources) error {
 	return registry.Install(env, r, registry.Kind[*corev1.Event]{
 		Version:        corev1.SchemeGroupVersion,
 		Resource:       "events",
