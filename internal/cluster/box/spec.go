@@ -1,0 +1,210 @@
+package box
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// MaxNodes is how many nodes a box may have: their addresses end in 11 to 250.
+const MaxNodes = 240
+
+// Spec is what `viaduct up` was asked for. It is stored, and a cluster that is
+// resumed gets the same again. Lists of addresses have the primary family first.
+type Spec struct {
+	Name  string `json:"name"`
+	Nodes int    `json:"nodes"`
+	// APIPort is the port of the API on the host's 127.0.0.1; 0 asks for 6443
+	// or, where that is taken, any other.
+	APIPort uint16 `json:"apiPort"`
+
+	ServiceCIDRs         []netip.Prefix `json:"serviceCIDRs"`
+	ClusterCIDRs         []netip.Prefix `json:"clusterCIDRs"`
+	NodeCIDRMaskSizeIPv4 int            `json:"nodeCIDRMaskSizeIPv4"`
+	NodeCIDRMaskSizeIPv6 int            `json:"nodeCIDRMaskSizeIPv6"`
+	Domain               string         `json:"domain"`
+	// DNS are the addresses of the cluster's DNS; empty means the tenth of each
+	// Service range.
+	DNS                []netip.Addr   `json:"dns,omitempty"`
+	NodePorts          PortRange      `json:"nodePorts"`
+	LoadBalancerRanges []netip.Prefix `json:"loadBalancerRanges"`
+	NodeNetworks       []netip.Prefix `json:"nodeNetworks"`
+	// DNSUpstream says where names outside the domain are looked up: nowhere
+	// when empty, with the host's resolvers when "host", else at these servers.
+	DNSUpstream string `json:"dnsUpstream,omitempty"`
+}
+
+// PortRange is a range of ports, both ends included.
+type PortRange struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
+}
+
+// String is the range as kube-apiserver writes it, such as 30000-32767.
+func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
+// ParsePortRange reads first-last.
+func ParsePortRange(s string) (PortRange, error) {
+	first, last, ok := strings.Cut(s, "-")
+	a, errA := strconv.ParseUint(first, 10, 16)
+	b, errB := strconv.ParseUint(last, 10, 16)
+	if !ok || errA != nil || errB != nil || a == 0 || b < a {
+		return PortRange{}, fmt.Errorf("%q is no port range such as 30000-32767", s)
+	}
+	return PortRange{uint16(a), uint16(b)}, nil
+}
+
+// Default is a dual-stack box with one node.
+func Default(name string) Spec {
+	p := netip.MustParsePrefix
+	return Spec{
+		Name:                 name,
+		Nodes:                1,
+		ServiceCIDRs:         []netip.Prefix{p("10.96.0.0/12"), p("fd00:10:96::/112")},
+		ClusterCIDRs:         []netip.Prefix{p("10.244.0.0/16"), p("fd00:10:244::/56")},
+		NodeCIDRMaskSizeIPv4: 24,
+		NodeCIDRMaskSizeIPv6: 64,
+		Domain:               "cluster.local",
+		NodePorts:            PortRange{30000, 32767},
+		LoadBalancerRanges:   []netip.Prefix{p("172.20.255.0/24"), p("fd00:172:20::ff00/120")},
+		NodeNetworks:         []netip.Prefix{p("172.20.0.0/16"), p("fd00:172:20::/64")},
+	}
+}
+
+// ValidateName says what is wrong with a cluster's name. It becomes part of
+// file names and cgroups, and of names that must tell clusters apart.
+func ValidateName(name string) error {
+	if errs := validation.IsDNS1123Label(name); len(errs) > 0 {
+		return fmt.Errorf("cluster name %q: %s", name, strings.Join(errs, "; "))
+	}
+	if len(name) > 40 {
+		return fmt.Errorf("cluster name %q: must be no more than 40 characters", name)
+	}
+	return nil
+}
+
+// Validate says everything that is wrong with the settings, by flag.
+func (s Spec) Validate() error {
+	var errs []error
+	bad := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: %s", flag, fmt.Sprintf(format, args...)))
+	}
+	if err := ValidateName(s.Name); err != nil {
+		errs = append(errs, err)
+	}
+	if s.Nodes < 1 || s.Nodes > MaxNodes {
+		bad("nodes", "must be 1 to %d, not %d", MaxNodes, s.Nodes)
+	}
+	families("service-cluster-ip-range", s.ServiceCIDRs, bad)
+	families("cluster-cidr", s.ClusterCIDRs, bad)
+	families("load-balancer-range", s.LoadBalancerRanges, bad)
+	families("node-network", s.NodeNetworks, bad)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, p := range s.ServiceCIDRs {
+		if free := p.Addr().BitLen() - p.Bits(); free < 4 || free > 20 {
+			bad("service-cluster-ip-range", "%s must leave 4 to 20 bits to addresses", p)
+		}
+	}
+	for _, p := range s.ClusterCIDRs {
+		flag, size := "node-cidr-mask-size-ipv4", s.NodeCIDRMaskSizeIPv4
+		if p.Addr().Is6() {
+			flag, size = "node-cidr-mask-size-ipv6", s.NodeCIDRMaskSizeIPv6
+		}
+		switch bits := size - p.Bits(); {
+		case bits < 0 || size > p.Addr().BitLen()-2:
+			bad(flag, "/%d does not fit into %s", size, p)
+		case bits < 16 && 1<<bits < s.Nodes:
+			bad(flag, "%s has only %d networks of /%d for %d nodes", p, 1<<bits, size, s.Nodes)
+		case bits > 16:
+			bad(flag, "%s holds more than 65536 networks of /%d", p, size)
+		}
+	}
+	for _, p := range s.NodeNetworks {
+		if p.Addr().BitLen()-p.Bits() < 8 {
+			bad("node-network", "%s is too small: at least 8 bits are for the nodes", p)
+		}
+	}
+	for _, p := range s.NodeNetworks {
+		for _, q := range append(append([]netip.Prefix{}, s.ServiceCIDRs...), s.ClusterCIDRs...) {
+			if p.Overlaps(q) {
+				bad("node-network", "%s overlaps %s", p, q)
+			}
+		}
+	}
+	for _, p := range s.ServiceCIDRs {
+		for _, q := range s.ClusterCIDRs {
+			if p.Overlaps(q) {
+				bad("service-cluster-ip-range", "%s overlaps the cluster CIDR %s", p, q)
+			}
+		}
+	}
+	if s.ServiceCIDRs[0].Addr().Is4() != s.NodeNetworks[0].Addr().Is4() && len(s.NodeNetworks) == 1 {
+		bad("node-network", "%s lacks the family of the Services, %s", s.NodeNetworks[0], s.ServiceCIDRs[0])
+	}
+	for _, a := range s.DNS {
+		if !contains(s.ServiceCIDRs, a) {
+			bad("cluster-dns", "%s is in no Service range", a)
+		}
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(s.Domain) {
+		bad("cluster-domain", "%q: %s", s.Domain, msg)
+	}
+	if s.DNSUpstream != "" && s.DNSUpstream != UpstreamHost {
+		if _, err := ParseUpstreams(s.DNSUpstream); err != nil {
+			bad("dns-upstream", "%v", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// families refuses what is neither one range nor one of each family.
+func families(flag string, ranges []netip.Prefix, bad func(string, string, ...any)) {
+	switch {
+	case len(ranges) == 0:
+		bad(flag, "must not be empty")
+	case len(ranges) > 2:
+		bad(flag, "must be one range, or one of each family")
+	case len(ranges) == 2 && ranges[0].Addr().Is4() == ranges[1].Addr().Is4():
+		bad(flag, "%s and %s are of one family", ranges[0], ranges[1])
+	}
+	for _, p := range ranges {
+		if p != p.Masked() {
+			bad(flag, "%s has bits set behind its prefix; did you mean %s?", p, p.Masked())
+		}
+	}
+}
+
+// UpstreamHost is the DNSUpstream that means the host's own resolvers.
+const UpstreamHost = "host"
+
+// ParseUpstreams reads a comma-separated list of DNS servers, each an address
+// with or without a port.
+func ParseUpstreams(list string) ([]netip.AddrPort, error) {
+	var all []netip.AddrPort
+	for _, s := range strings.Split(list, ",") {
+		s = strings.TrimSpace(s)
+		if ap, err := netip.ParseAddrPort(s); err == nil {
+			all = append(all, ap)
+		} else if a, err := netip.ParseAddr(s); err == nil {
+			all = append(all, netip.AddrPortFrom(a, 53))
+		} else {
+			return nil, fmt.Errorf("%q is neither %q nor the address of a DNS server", s, UpstreamHost)
+		}
+	}
+	return all, nil
+}
+
+func contains(ranges []netip.Prefix, a netip.Addr) bool {
+	for _, p := range ranges {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
