@@ -20,6 +20,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	_ "github.com/opencontainers/cgroups/devices" // lets libcontainer set device rules
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 )
