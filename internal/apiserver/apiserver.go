@@ -124,42 +124,55 @@ func (s *Server) ClientConfig() *rest.Config { return s.transport.clientConfig()
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Run serves until ctx ends, then drains requests and stops the store. It
-// returns an error if the server could not start or could not go on.
+// returns an error if the server could not start or could not go on. When that
+// is for want of a disk, requests may still hang: the process should end.
 func (s *Server) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-
-	serving := make(chan error, 1)
-	go func() { serving <- s.generic.PrepareRun().RunWithContext(ctx) }()
-	starting := make(chan error, 1)
-	go func() { starting <- s.start(ctx) }()
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	prepared := s.generic.PrepareRun()
+	serving := result(func() error { return prepared.RunWithContext(running) })
+	starting := result(func() error { return s.start(running) })
 
 	var err error
-	select {
-	case err = <-serving:
-		serving <- nil
-	case err = <-starting:
-		starting <- nil
-		if err == nil {
-			close(s.ready)
-			select {
-			case err = <-serving:
-				serving <- nil
-			case err = <-s.store.Failed():
-			case <-ctx.Done():
+	var failed bool
+	for pending := starting; err == nil && !failed && running.Err() == nil; {
+		select {
+		case err = <-pending:
+			if err == nil {
+				close(s.ready)
+				pending = nil
 			}
+		case err = <-serving:
+			stop()
+		case err = <-s.store.Failed():
+			failed = true
+		case <-running.Done():
 		}
-	case err = <-s.store.Failed():
 	}
-	interrupted := ctx.Err() != nil
-	cancel(err)
-	err = errors.Join(err, <-serving)
-	<-starting
+	stop()
+	if failed {
+		select {
+		case <-serving:
+		case <-time.After(requestDrain):
+		}
+	} else {
+		err = errors.Join(err, <-serving, <-starting)
+	}
 	s.store.Close()
-	if err != nil && !(interrupted && errors.Is(err, context.Canceled)) {
-		return fmt.Errorf("api server: %w", err)
+	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("api server: %w", err)
+}
+
+// result runs f and yields what it returns once, and nil ever after.
+func result(f func() error) <-chan error {
+	out := make(chan error, 1)
+	go func() {
+		defer close(out)
+		out <- f()
+	}()
+	return out
 }
 
 // start waits for the storage of every kind and runs their hooks.
