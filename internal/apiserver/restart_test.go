@@ -40,7 +40,7 @@ const writerEnv = "VIADUCT_TEST_WRITER"
 
 func TestNothingAcknowledgedIsLostByAKill(t *testing.T) {
 	dir := t.TempDir()
-	const enough = 200
+	const enough = 2500 // past the first snapshot
 	self, err := os.Executable()
 	must(t, err)
 	writer := exec.Command(self)
@@ -102,13 +102,21 @@ func writeUntilKilled(dir string) error {
 	go func() {
 		<-s.Ready()
 		client, err := kubernetes.NewForConfig(s.ClientConfig())
-		for i := 0; err == nil; i++ {
-			name := fmt.Sprintf("write-%d", i)
-			if _, err = client.CoreV1().ConfigMaps("default").Create(ctx, configMap(name, strings.Repeat("x", 1000)), metav1.CreateOptions{}); err == nil {
-				fmt.Println(name)
-			}
+		if err != nil {
+			panic(err)
 		}
-		fmt.Fprintln(os.Stderr, err)
+		for writer := range 16 {
+			go func() {
+				var err error
+				for i := 0; err == nil; i++ {
+					m := configMap(fmt.Sprintf("write-%d-%d", writer, i), "x")
+					if _, err = client.CoreV1().ConfigMaps("default").Create(ctx, m, metav1.CreateOptions{}); err == nil {
+						fmt.Println(m.Name)
+					}
+				}
+				fmt.Fprintln(os.Stderr, err)
+			}()
+		}
 	}()
 	return s.Run(ctx)
 }

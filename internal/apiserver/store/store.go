@@ -39,10 +39,12 @@ const (
 
 	// How often the lone member is told to elect itself, until it has.
 	electPause = 2 * time.Millisecond
-	// A snapshot of the raft log is taken after so many writes; entries behind
-	// it are for followers, of which there are none.
-	snapshotCount  = 5000
-	catchUpEntries = 100
+	// A snapshot of the raft log is taken after so many writes. What was written
+	// since is replayed at a restart, and must all be in memory meanwhile (see
+	// elect): the entries that are kept outnumber those that can follow a
+	// snapshot, by far.
+	snapshotCount  = 2000
+	catchUpEntries = 10000
 
 	compactInterval = 5 * time.Minute
 )
@@ -144,16 +146,31 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log, s.fail))
+	fresh := !wal.Exist(filepath.Join(cfg.Dir, "member", "wal"))
+	snapshots, err := filepath.Glob(filepath.Join(cfg.Dir, "member", "snap", "*.snap"))
+	if err != nil {
+		return err
+	}
 	if s.etcd, err = embed.StartEtcd(cfg); err != nil {
 		return s.explain(err)
 	}
-	return s.elect(ctx)
+	if err := s.elect(ctx, fresh || len(snapshots) > 0); err != nil {
+		return err
+	}
+	if len(snapshots) == 0 {
+		s.etcd.Server.ForceSnapshot() // for a quick start the next time
+	}
+	return nil
 }
 
 // elect waits until etcd answers. A member waits for a while of silence before
 // it stands for election, up to a second after a restart; one that is alone can
 // be told to stand at once, as when a leader hands over.
-func (s *Store) elect(ctx context.Context) error {
+//
+// A log that is replayed from its very first entry forbids that: etcd drops
+// this entry from memory as soon as it is applied, maybe a moment before raft
+// notes so, and an election in between looks for it and panics (etcd 3.7).
+func (s *Store) elect(ctx context.Context, atOnce bool) error {
 	server := s.etcd.Server
 	self := uint64(server.MemberID())
 	stand := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &self, To: &self}
@@ -170,8 +187,8 @@ func (s *Store) elect(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			if server.Lead() != 0 {
-				continue // elected: what was written is being read back
+			if !atOnce || server.Lead() != 0 {
+				continue
 			}
 			if err := server.Process(ctx, stand); err != nil {
 				return fmt.Errorf("stand for election: %w", err)
