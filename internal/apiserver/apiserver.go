@@ -39,8 +39,9 @@ type Config struct {
 
 	// ServiceCIDRs are the ranges of cluster IPs, the primary family first.
 	ServiceCIDRs []netip.Prefix
-	// NodePorts is the range of node ports.
-	NodePorts utilnet.PortRange
+	// ServiceNodePortRange is the range of node ports; 30000-32767 if it is
+	// empty.
+	ServiceNodePortRange utilnet.PortRange
 	// AdvertiseAddresses and AdvertisePort are behind the Service
 	// default/kubernetes. Without addresses there is no such Service.
 	AdvertiseAddresses []netip.Addr

@@ -6,11 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -21,6 +23,7 @@ import (
 type cluster struct {
 	*Server
 	kubeconfig []byte
+	inherited  string // the URL of the second listener
 	client     kubernetes.Interface
 	stop       func()
 }
@@ -38,16 +41,16 @@ func start(t *testing.T, dir string) *cluster {
 	must(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
+	inherited := inherit(t)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	s, err := New(ctx, Config{
 		DataDir:            dir + "/data",
-		Listeners:          []net.Listener{listener},
+		Listeners:          []net.Listener{listener, inherited},
 		ServingCert:        serving.CertPEM,
 		ServingKey:         serving.KeyPEM,
 		ClientCA:           ca.CertPEM(),
 		ServiceCIDRs:       cidrs,
-		NodePorts:          utilnet.PortRange{Base: 30000, Size: 2768},
 		AdvertiseAddresses: []netip.Addr{netip.MustParseAddr("172.20.0.11"), netip.MustParseAddr("fd00:172:20::11")},
 		AdvertisePort:      6443,
 		Log:                slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: logLevel()})),
@@ -82,11 +85,26 @@ func start(t *testing.T, dir string) *cluster {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the server is not ready")
 	}
+	c.inherited = "https://" + inherited.Addr().String()
 	c.kubeconfig, err = pki.Kubeconfig("test", "https://"+listener.Addr().String(), ca.CertPEM(), admin)
 	must(t, err)
 	c.client, err = kubernetes.NewForConfig(rest.CopyConfig(s.ClientConfig()))
 	must(t, err)
 	return c
+}
+
+// inherit is a listener as another process would pass it: by its descriptor.
+func inherit(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	f, err := l.(*net.TCPListener).File()
+	must(t, err)
+	must(t, l.Close())
+	inherited, err := net.FileListener(f)
+	must(t, err)
+	must(t, f.Close())
+	return inherited
 }
 
 func logLevel() slog.Level {
@@ -116,5 +134,42 @@ func TestDefaultNamespacesAreThere(t *testing.T) {
 	must(t, err)
 	if len(list.Items) != 4 {
 		t.Errorf("%d namespaces, want 4", len(list.Items))
+	}
+}
+
+func TestEveryListenerIsServed(t *testing.T) {
+	c := start(t, t.TempDir())
+	config := overTLS(t, c)
+	for _, host := range []string{config.Host, c.inherited} {
+		config.Host = host
+		_, err := clientOf(t, config).CoreV1().Namespaces().Get(t.Context(), "default", metav1.GetOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
+func TestNewNamesWhatIsMissing(t *testing.T) {
+	if _, err := New(t.Context(), Config{DataDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "ServiceCIDRs are missing") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEventsHaveALifetime(t *testing.T) {
+	c := start(t, t.TempDir())
+	event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "brief"}, InvolvedObject: corev1.ObjectReference{Kind: "Namespace", Name: "default"}}
+	_, err := c.client.CoreV1().Events("default").Create(t.Context(), event, metav1.CreateOptions{})
+	must(t, err)
+	etcd := c.store.Client()
+	stored, err := etcd.Get(t.Context(), "/registry/events/default/brief")
+	must(t, err)
+	if len(stored.Kvs) != 1 || stored.Kvs[0].Lease == 0 {
+		t.Fatalf("stored as %v", stored.Kvs)
+	}
+	lifetime, err := etcd.TimeToLive(t.Context(), clientv3.LeaseID(stored.Kvs[0].Lease))
+	must(t, err)
+	// Leases are shared by what is written within a minute or so.
+	if lifetime.GrantedTTL < 3600 || lifetime.GrantedTTL > 4000 {
+		t.Errorf("lives for %d s, want an hour", lifetime.GrantedTTL)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -72,11 +73,15 @@ func genericConfig(cfg Config, known *scheme.Scheme) (*genericapiserver.Config, 
 // assemble installs the kinds and makes the server of them.
 func (s *Server) assemble(cfg Config, known *scheme.Scheme, c *genericapiserver.Config) error {
 	storage := s.store.RESTOptions(known)
+	nodePorts := cfg.ServiceNodePortRange
+	if nodePorts.Size == 0 {
+		nodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
+	}
 	env := &registry.Env{
 		Scheme:       known,
 		Storage:      storage,
 		ServiceCIDRs: cfg.ServiceCIDRs,
-		NodePorts:    cfg.NodePorts,
+		NodePorts:    nodePorts,
 		Loopback:     s.ClientConfig(),
 		AgentTLS:     cfg.AgentTLS,
 		Authorizer:   c.Authorization.Authorizer,

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 
 	"viaduct.dev/viaduct/internal/pki"
@@ -93,7 +92,6 @@ func writeUntilKilled(dir string) error {
 	s, err := New(ctx, Config{
 		DataDir: dir + "/data", ServingCert: serving.CertPEM, ServingKey: serving.KeyPEM, ClientCA: ca.CertPEM(),
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
-		NodePorts:    utilnet.PortRange{Base: 30000, Size: 2768},
 		Log:          slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
