@@ -42,6 +42,9 @@
 //
 //	r.Add(corev1.SchemeGroupVersion, "pods/log", &logREST{...}) // rest.GetterWithOptions, rest.Connecter, ...
 //
+// The query of their URL is read into the options type by package scheme, which
+// knows those of Pods.
+//
 // Another kind's objects are read through Env.Loopback, the server's client of
 // itself, from a start hook on. Errors are those of
 // k8s.io/apimachinery/pkg/api/errors; they reach kubectl as they are.

@@ -72,6 +72,9 @@ func New() (*Scheme, error) {
 		s.AddUnversionedTypes(unversioned,
 			&metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{}, &metav1.APIGroup{}, &metav1.APIResourceList{})
 	}
+	if err := addParameters(hub); err != nil {
+		return nil, fmt.Errorf("register query parameters: %w", err)
+	}
 	for _, group := range groups() {
 		addHub(hub, group.version)
 	}
