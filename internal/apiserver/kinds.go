@@ -5,12 +5,16 @@ import (
 	"viaduct.dev/viaduct/internal/apiserver/registry/accessreview"
 	"viaduct.dev/viaduct/internal/apiserver/registry/configmap"
 	"viaduct.dev/viaduct/internal/apiserver/registry/endpoints"
+	"viaduct.dev/viaduct/internal/apiserver/registry/endpointslice"
 	"viaduct.dev/viaduct/internal/apiserver/registry/event"
+	"viaduct.dev/viaduct/internal/apiserver/registry/ipaddress"
 	"viaduct.dev/viaduct/internal/apiserver/registry/lease"
 	"viaduct.dev/viaduct/internal/apiserver/registry/namespace"
 	"viaduct.dev/viaduct/internal/apiserver/registry/node"
 	"viaduct.dev/viaduct/internal/apiserver/registry/secret"
+	"viaduct.dev/viaduct/internal/apiserver/registry/service"
 	"viaduct.dev/viaduct/internal/apiserver/registry/serviceaccount"
+	"viaduct.dev/viaduct/internal/apiserver/registry/servicecidr"
 )
 
 // kinds is everything that the server serves, in the order in which it is
@@ -25,6 +29,10 @@ func kinds() []registry.Installer {
 		lease.Install,
 		event.Install,
 		endpoints.Install,
+		endpointslice.Install,
+		ipaddress.Install,
+		servicecidr.Install,
+		service.Install,
 		accessreview.Install,
 	}
 }
