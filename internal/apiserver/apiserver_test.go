@@ -129,6 +129,7 @@ func must(t *testing.T, err error) {
 }
 
 func TestDefaultNamespacesAreThere(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	list, err := c.client.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
 	must(t, err)
@@ -138,6 +139,7 @@ func TestDefaultNamespacesAreThere(t *testing.T) {
 }
 
 func TestEveryListenerIsServed(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	config := overTLS(t, c)
 	for _, host := range []string{config.Host, c.inherited} {
@@ -150,12 +152,14 @@ func TestEveryListenerIsServed(t *testing.T) {
 }
 
 func TestNewNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	if _, err := New(t.Context(), Config{DataDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "ServiceCIDRs are missing") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestEventsHaveALifetime(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "brief"}, InvolvedObject: corev1.ObjectReference{Kind: "Namespace", Name: "default"}}
 	_, err := c.client.CoreV1().Events("default").Create(t.Context(), event, metav1.CreateOptions{})

@@ -64,6 +64,7 @@ func configMap(name, value string) *corev1.ConfigMap {
 }
 
 func TestInformersSeeEveryChange(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	for name, config := range transports(t, c) {
 		t.Run(name, func(t *testing.T) {
@@ -115,6 +116,7 @@ func TestInformersSeeEveryChange(t *testing.T) {
 }
 
 func TestWatchListStreamsTheInitialObjectsAndABookmark(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	about := corev1.ObjectReference{Kind: "Namespace", Name: "default"}
 	_, err := c.client.CoreV1().Events("default").Create(t.Context(),
@@ -162,7 +164,31 @@ func TestWatchListStreamsTheInitialObjectsAndABookmark(t *testing.T) {
 	}
 }
 
+func TestAWatchThatAsksForNoBookmarksGetsNone(t *testing.T) {
+	t.Parallel()
+	c := start(t, t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	w, err := c.client.CoreV1().Events("default").Watch(ctx, metav1.ListOptions{})
+	must(t, err)
+	defer w.Stop()
+	// A consistent list asks etcd how far the watch of its own kind has come.
+	for i := range 5 {
+		_, err = c.client.CoreV1().ConfigMaps("default").Create(ctx, configMap(fmt.Sprint("m", i), "1"), metav1.CreateOptions{})
+		must(t, err)
+		_, err = c.client.CoreV1().Secrets("").List(ctx, metav1.ListOptions{})
+		must(t, err)
+	}
+	event := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "seen"}, InvolvedObject: corev1.ObjectReference{Kind: "Namespace", Name: "default"}}
+	_, err = c.client.CoreV1().Events("default").Create(ctx, event, metav1.CreateOptions{})
+	must(t, err)
+	if got := <-w.ResultChan(); got.Type != watch.Added {
+		t.Errorf("got %v before the event", got.Type)
+	}
+}
+
 func TestOneOfManyCandidatesLeads(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	client := clientOf(t, overTLS(t, c))
 	ctx, cancel := context.WithTimeout(t.Context(), 3*deadline)
@@ -213,6 +239,7 @@ func receive(t *testing.T, ctx context.Context, from <-chan string) string {
 }
 
 func TestStrangersMayOnlyAskHowTheServerIs(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	config := overTLS(t, c)
 	config.CertData, config.KeyData = nil, nil
@@ -240,6 +267,7 @@ func TestStrangersMayOnlyAskHowTheServerIs(t *testing.T) {
 }
 
 func TestAnInProcessWatchEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	w, err := c.client.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{})

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 // TestKubectl runs what a user types; each script works in a namespace or with
 // names of its own.
 func TestKubectl(t *testing.T) {
+	t.Parallel()
 	c := start(t, t.TempDir())
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/kubectl",

@@ -20,6 +20,7 @@ import (
 )
 
 func TestObjectsSurviveARestart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	c := start(t, dir)
 	created, err := c.client.CoreV1().ConfigMaps("default").Create(t.Context(), configMap("kept", "1"), metav1.CreateOptions{})
@@ -38,6 +39,7 @@ func TestObjectsSurviveARestart(t *testing.T) {
 const writerEnv = "VIADUCT_TEST_WRITER"
 
 func TestNothingAcknowledgedIsLostByAKill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	const enough = 2500 // past the first snapshot
 	self, err := os.Executable()
@@ -120,6 +122,7 @@ func writeUntilKilled(dir string) error {
 }
 
 func TestTwoServersCannotShareADirectory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	start(t, dir)
 	ca, err := pki.Open(dir + "/pki")

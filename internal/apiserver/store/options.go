@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -101,13 +102,19 @@ func (o *options) uncached(
 	newFunc, newListFunc func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
 ) (storage.Interface, factory.DestroyFunc, error) {
 	versioner := storage.APIObjectVersioner{}
-	raw, err := etcd3.New(o.store.client, o.store.compactor, cfg.Codec, newFunc, newListFunc, cfg.Prefix, resourcePrefix,
+	// Watches of one client share a stream, on which the progress that one of
+	// them asks for is reported to all: so each resource has its own.
+	client := newClient(o.store.etcd.Server)
+	raw, err := etcd3.New(client, o.store.compactor, cfg.Codec, newFunc, newListFunc, cfg.Prefix, resourcePrefix,
 		cfg.GroupResource, identity.NewEncryptCheckTransformer(), cfg.LeaseManagerConfig,
 		etcd3.NewDefaultDecoder(cfg.Codec, versioner), versioner)
 	if err != nil {
 		return nil, nil, err
 	}
-	return raw, raw.Close, nil
+	return raw, sync.OnceFunc(func() {
+		raw.Close()
+		_ = client.Close()
+	}), nil
 }
 
 func (o *options) cached(
@@ -118,6 +125,7 @@ func (o *options) cached(
 	if err != nil {
 		return nil, nil, err
 	}
+	raw = prompt{raw}
 	cached, err := cacher.NewCacherFromConfig(cacher.Config{
 		Storage:             raw,
 		Versioner:           storage.APIObjectVersioner{},
@@ -142,4 +150,21 @@ func (o *options) cached(
 		cached.Stop()
 		closeRaw()
 	}), nil
+}
+
+// prompt makes consistent reads from the watch cache quick. Such a read asks
+// for the current revision and waits until the cache's watch has reached it;
+// when nothing has changed lately, that is when etcd says so, for which the
+// cache asks after a tenth of a second. Here it is asked at once.
+type prompt struct{ storage.Interface }
+
+// GetCurrentResourceVersion implements storage.Interface.
+func (p prompt) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
+	revision, err := p.Interface.GetCurrentResourceVersion(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// If this fails the cache's own request will come.
+	_ = p.Interface.RequestWatchProgress(ctx)
+	return revision, nil
 }

@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
@@ -61,7 +62,7 @@ type Store struct {
 	dir       string
 	lock      *os.File
 	etcd      *embed.Etcd
-	client    *kubernetes.Client
+	client    *clientv3.Client
 	compactor stoppable
 	failed    chan error
 	broken    atomic.Bool // fail was called
@@ -91,11 +92,17 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.Close()
 		return nil, fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
 	}
-	client := v3client.New(s.etcd.Server)
-	s.client = &kubernetes.Client{Client: client}
-	s.client.Kubernetes = s.client
-	s.compactor = etcd3.NewCompactor(client, compactInterval, clock.RealClock{}, nil)
+	s.client = v3client.New(s.etcd.Server)
+	s.compactor = etcd3.NewCompactor(s.client, compactInterval, clock.RealClock{}, nil)
 	return s, nil
+}
+
+// newClient makes a client in the form that k8s.io/apiserver wants. It costs
+// little: there is no connection.
+func newClient(server *etcdserver.EtcdServer) *kubernetes.Client {
+	client := &kubernetes.Client{Client: v3client.New(server)}
+	client.Kubernetes = client
+	return client
 }
 
 // Failed receives the reason if etcd stops because it can no longer write.
@@ -103,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 func (s *Store) Failed() <-chan error { return s.failed }
 
 // Client is the in-process etcd client. It belongs to the store.
-func (s *Store) Client() *clientv3.Client { return s.client.Client }
+func (s *Store) Client() *clientv3.Client { return s.client }
 
 // Close stops etcd. What was acknowledged is on the disk already. An etcd that
 // has failed is left as it is, for it would wait for its log for ever.
