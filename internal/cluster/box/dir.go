@@ -43,6 +43,10 @@ func (d Dir) Programs() string { return d.path("bin") }
 // Node is what belongs to one node: its Pods.
 func (d Dir) Node(node string) string { return d.path("nodes", node) }
 
+// Shell is where `viaduct shell` has files of its own, in a mount namespace of
+// its own.
+func (d Dir) Shell() string { return d.path("shell") }
+
 func (d Dir) processFile() string { return d.path("processes.json") }
 
 func (d Dir) specFile() string { return d.path("cluster.json") }

@@ -20,8 +20,7 @@ const (
 	PathEvents = "/events"      // GET: Event after Event, ending with Ready or Error
 	PathStatus = "/status"      // GET: Status
 	PathStop   = "/stop"        // POST: ends the supervisor and the nodes
-	PathImages = "/images"      // GET: []Image; POST: loads the archive in the body, gives []Image
-	PathPull   = "/images/pull" // POST ?name=: gives []Image
+	PathPull   = "/images/pull" // POST ?name=
 	PathQuery  = "/dns"         // POST: a DNS query, to the upstream resolvers
 )
 
@@ -58,13 +57,6 @@ type Port struct {
 	Port     uint16 `json:"port"` // inside
 	HostPort uint16 `json:"hostPort"`
 	Error    string `json:"error,omitempty"` // why it is not offered
-}
-
-// Image is one of the store's images.
-type Image struct {
-	Name      string `json:"name"`
-	ID        string `json:"id"`
-	SizeBytes int64  `json:"sizeBytes"`
 }
 
 // Failure is the answer to a request that failed.
@@ -137,18 +129,6 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Stop asks the supervisor to end, which it does after the answer.
 func (c *Client) Stop(ctx context.Context) error {
 	return c.ask(ctx, http.MethodPost, PathStop, nil, nil)
-}
-
-// Images lists the store.
-func (c *Client) Images(ctx context.Context) ([]Image, error) {
-	var all []Image
-	return all, c.ask(ctx, http.MethodGet, PathImages, nil, &all)
-}
-
-// Load adds the images of an archive, and gives them.
-func (c *Client) Load(ctx context.Context, archive io.Reader) ([]Image, error) {
-	var loaded []Image
-	return loaded, c.ask(ctx, http.MethodPost, PathImages, archive, &loaded)
 }
 
 // Pull fetches an image from its registry.

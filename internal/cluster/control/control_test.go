@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"viaduct.dev/viaduct/internal/cluster/control"
@@ -76,15 +76,15 @@ func TestFailuresKeepTheirReason(t *testing.T) {
 	}
 }
 
-func TestArchivesAreStreamed(t *testing.T) {
+func TestQueriesAndAnswersAreBytes(t *testing.T) {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+control.PathImages, func(w http.ResponseWriter, r *http.Request) {
-		n, _ := io.Copy(io.Discard, r.Body)
-		json.NewEncoder(w).Encode([]control.Image{{Name: "x", SizeBytes: n}})
+	mux.HandleFunc("POST "+control.PathQuery, func(w http.ResponseWriter, r *http.Request) {
+		query, _ := io.ReadAll(r.Body)
+		w.Write(append(query, 0, 255))
 	})
-	got, err := serve(t, mux).Load(t.Context(), strings.NewReader(strings.Repeat("x", 1<<20)))
-	if err != nil || len(got) != 1 || got[0].SizeBytes != 1<<20 {
-		t.Errorf("%+v, %v", got, err)
+	got, err := serve(t, mux).Query(t.Context(), []byte{1, 2})
+	if err != nil || !bytes.Equal(got, []byte{1, 2, 0, 255}) {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

@@ -1,0 +1,111 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"viaduct.dev/viaduct/internal/cluster/control"
+	"viaduct.dev/viaduct/internal/images"
+)
+
+// Followers of a failed start are given so long to read why.
+const lastWords = 2 * time.Second
+
+// serve answers the control socket. The channel is closed when it has ended.
+func (s *supervisor) serve(l *net.UnixListener) (<-chan struct{}, func()) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+control.PathEvents, s.follow)
+	mux.HandleFunc("GET "+control.PathStatus, func(w http.ResponseWriter, _ *http.Request) {
+		s.mu.Lock()
+		ready := s.ready()
+		s.mu.Unlock()
+		answer(w, control.Status{Ready: ready, Nodes: s.statuses(), Ports: s.ports.list()})
+	})
+	mux.HandleFunc("POST "+control.PathStop, func(w http.ResponseWriter, _ *http.Request) {
+		s.log.Info("asked to stop")
+		answer(w, struct{}{})
+		s.stop()
+	})
+	mux.HandleFunc("POST "+control.PathPull, s.pull)
+	mux.HandleFunc("POST "+control.PathQuery, s.query)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("the control socket has ended", "err", err)
+		}
+	}()
+	return done, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			server.Close()
+		}
+	}
+}
+
+func (s *supervisor) follow(w http.ResponseWriter, r *http.Request) {
+	out := json.NewEncoder(w)
+	flush := http.NewResponseController(w).Flush
+	_ = s.events.follow(r.Context(), func(e control.Event) error {
+		if err := out.Encode(e); err != nil {
+			return err
+		}
+		return flush()
+	})
+}
+
+func (s *supervisor) pull(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	store := s.store
+	s.mu.Unlock()
+	if store == nil {
+		refuse(w, errors.New("the image store is not open yet"))
+		return
+	}
+	name := r.FormValue("name")
+	begin := time.Now()
+	image, err := store.Pull(r.Context(), name)
+	if err != nil {
+		s.log.Warn("pull an image", "image", name, "err", err)
+		refuse(w, err)
+		return
+	}
+	s.log.Info("pulled an image", "image", image.Name, "took", time.Since(begin))
+	answer(w, struct{}{})
+}
+
+func (s *supervisor) query(w http.ResponseWriter, r *http.Request) {
+	query, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	response, err := s.askUpstream(r.Context(), query)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	_, _ = w.Write(response)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the asker may be gone
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	f := control.Failure{Error: err.Error()}
+	if errors.Is(err, images.ErrNotFound) {
+		f.Reason = "NotFound"
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusInternalServerError)
+	_ = json.NewEncoder(w).Encode(f)
+}
