@@ -108,4 +108,3 @@ func hostsByDNS(nsswitch []byte) []byte {
 	}
 	return hostsLine.ReplaceAll(nsswitch, []byte(hosts))
 }
-
