@@ -105,3 +105,19 @@ endpoints 172.20.0.11:6443`,
 		})
 	}
 }
+
+func TestTheServiceKubernetesIsThereWhenTheServerIsReady(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	want := `service 10.96.0.1,fd00:10:96::1:443 -> 6443
+kubernetes IPv4 172.20.0.11:6443
+kubernetes-secondary IPv6 fd00:172:20::11:6443
+endpoints 172.20.0.11:6443`
+	for range 2 {
+		c := start(t, dir)
+		if got := describe(t, c.client); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+		c.stop()
+	}
+}

@@ -164,6 +164,9 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
 	if err := s.elect(ctx, fresh || len(snapshots) > 0); err != nil {
 		return err
 	}
+	if err := unpopulate(filepath.Join(cfg.Dir, "member", "snap", "db")); err != nil {
+		log.Debug("store: the database stays in memory", "err", err)
+	}
 	if len(snapshots) == 0 {
 		s.etcd.Server.ForceSnapshot() // for a quick start the next time
 	}
