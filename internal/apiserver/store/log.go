@@ -6,15 +6,18 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"runtime/debug"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
 // newZap routes etcd's log into log, warnings and worse. fail is told of what
-// etcd calls fatal; the goroutine that logged it then ends, the process does not.
+// etcd cannot go on after; the goroutine that logged it then ends, the process
+// does not.
 func newZap(log *slog.Logger, fail func(error)) *zap.Logger {
-	return zap.New(core{log: log.With("part", "etcd")}, zap.WithFatalHook(fatal{fail}))
+	end := fatal{log: log, fail: fail}
+	return zap.New(core{log: log.With("part", "etcd")}, zap.WithFatalHook(end), zap.WithPanicHook(end))
 }
 
 type core struct {
@@ -61,8 +64,11 @@ func (c core) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 
 func (core) Sync() error { return nil }
 
-// fatal is what happens after a fatal message.
-type fatal struct{ fail func(error) }
+// fatal is what happens after a message at the level of fatal or panic.
+type fatal struct {
+	log  *slog.Logger
+	fail func(error)
+}
 
 func (f fatal) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 	err := errors.New(entry.Message)
@@ -71,6 +77,7 @@ func (f fatal) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 			err = fmt.Errorf("%s: %w", entry.Message, cause)
 		}
 	}
+	f.log.Debug("etcd has ended", "err", err, "stack", string(debug.Stack()))
 	f.fail(err)
 	runtime.Goexit()
 }

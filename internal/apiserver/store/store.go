@@ -133,13 +133,7 @@ func (s *Store) close() {
 	}
 }
 
-func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
-	// etcd panics on a disk that it cannot write at the start.
-	defer func() {
-		if r := recover(); r != nil {
-			err = s.explain(fmt.Errorf("%v", r))
-		}
-	}()
+func (s *Store) start(ctx context.Context, log *slog.Logger) error {
 	peer, err := url.Parse(peerURL)
 	if err != nil {
 		return err
@@ -158,8 +152,8 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.etcd, err = embed.StartEtcd(cfg); err != nil {
-		return s.explain(err)
+	if err := s.launch(cfg); err != nil {
+		return err
 	}
 	if err := s.elect(ctx, fresh || len(snapshots) > 0); err != nil {
 		return err
@@ -171,6 +165,32 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) (err error) {
 		s.etcd.Server.ForceSnapshot() // for a quick start the next time
 	}
 	return nil
+}
+
+// launch starts etcd on a goroutine of its own, which does not come back from
+// what etcd calls fatal.
+func (s *Store) launch(cfg *embed.Config) error {
+	started := make(chan error, 1)
+	go func() {
+		defer func() {
+			if r := recover(); r != nil { // the database's panics on a broken disk
+				started <- s.explain(fmt.Errorf("%v", r))
+			}
+		}()
+		etcd, err := embed.StartEtcd(cfg)
+		if err == nil {
+			s.etcd = etcd
+		} else {
+			err = s.explain(err)
+		}
+		started <- err
+	}()
+	select {
+	case err := <-started:
+		return err
+	case err := <-s.failed:
+		return err
+	}
 }
 
 // elect waits until etcd answers. A member waits for a while of silence before
@@ -211,7 +231,7 @@ func (s *Store) elect(ctx context.Context, atOnce bool) error {
 func (s *Store) fail(err error) {
 	s.broken.Store(true)
 	select {
-	case s.failed <- fmt.Errorf("store in %s: %w", s.dir, s.explain(err)):
+	case s.failed <- fmt.Errorf("etcd in %s: %w", s.dir, s.explain(err)):
 	default:
 	}
 }

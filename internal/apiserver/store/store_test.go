@@ -93,6 +93,16 @@ func TestAFullDiskIsNamedAtTheStart(t *testing.T) {
 	}
 }
 
+func TestADiskThatFillsUpDuringTheStartIsNamed(t *testing.T) {
+	dir := smallDisk(t, 2<<20)
+	s := &Store{dir: dir, failed: make(chan error, 1)}
+	if err := s.start(t.Context(), quiet()); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("got %v", err)
+	} else {
+		t.Log(err)
+	}
+}
+
 func TestADiskThatFillsUpIsNamed(t *testing.T) {
 	s := open(t, smallDisk(t, 40<<20))
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
