@@ -29,7 +29,14 @@ running containers, proxy, DNS and load balancer, in its own network namespaces.
 		SilenceErrors: true,
 		// Flags before the command are the root's, also for a command that
 		// takes its arguments unparsed.
-		TraverseChildren:  true,
+		TraverseChildren: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q; `viaduct --help` lists them", args[0])
+			}
+			return nil
+		},
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.PersistentFlags().StringVar(&g.name, "name", cmp.Or(os.Getenv("VIADUCT_NAME"), "viaduct"), "name of the cluster (VIADUCT_NAME)")

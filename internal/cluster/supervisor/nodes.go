@@ -223,6 +223,19 @@ func (n *node) listen(l *link.Conn) {
 	}
 }
 
+// noticeDead looks for processes that have just died, whose end is not yet
+// known here: whoever asks whether the box is ready is not told of its past.
+func (s *supervisor) noticeDead() {
+	s.mu.Lock()
+	for _, n := range s.nodes {
+		if n.ready && !n.process.Alive() {
+			n.ready = false
+		}
+	}
+	s.mu.Unlock()
+	s.readyChanged()
+}
+
 // statuses describes all nodes.
 func (s *supervisor) statuses() []control.NodeStatus {
 	s.mu.Lock()

@@ -51,6 +51,7 @@ func (s *supervisor) serve(l *net.UnixListener) (<-chan struct{}, func()) {
 }
 
 func (s *supervisor) follow(w http.ResponseWriter, r *http.Request) {
+	s.noticeDead()
 	out := json.NewEncoder(w)
 	flush := http.NewResponseController(w).Flush
 	_ = s.events.follow(r.Context(), func(e control.Event) error {
