@@ -74,6 +74,9 @@ const (
 // New starts the store and makes everything that the server needs; it serves
 // nothing yet.
 func New(ctx context.Context, cfg Config) (*Server, error) {
+	if err := validate(cfg); err != nil {
+		return nil, fmt.Errorf("api server: %w", err)
+	}
 	routeKlog(cfg.Log)
 	// etcd waits for its disk and its election: meanwhile the types are made.
 	opening := make(chan struct{})
@@ -86,9 +89,6 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		objects, storeErr = store.Open(ctx, store.Config{Dir: cfg.DataDir, Log: cfg.Log})
 	}()
 	known, err := scheme.New()
-	if err == nil {
-		err = validate(cfg)
-	}
 	var generic *genericapiserver.Config
 	if err == nil {
 		generic, err = genericConfig(cfg, known)

@@ -153,8 +153,17 @@ func TestEveryListenerIsServed(t *testing.T) {
 
 func TestNewNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	if _, err := New(t.Context(), Config{DataDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "ServiceCIDRs are missing") {
-		t.Errorf("got %v", err)
+	log := slog.New(slog.DiscardHandler)
+	for want, cfg := range map[string]Config{
+		"Log is missing":           {},
+		"ServiceCIDRs are missing": {Log: log},
+		"AdvertisePort is missing": {Log: log, ServiceCIDRs: prefixes("10.96.0.0/12"), AdvertiseAddresses: addrs("172.20.0.11")},
+		"serving certificate":      {Log: log, ServiceCIDRs: prefixes("10.96.0.0/12")},
+	} {
+		cfg.DataDir = t.TempDir()
+		if _, err := New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

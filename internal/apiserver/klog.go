@@ -14,9 +14,6 @@ var klogOnce sync.Once
 // per process, to the log of the first server. Their news are our details:
 // information becomes debug output, warnings and errors stay what they are.
 func routeKlog(log *slog.Logger) {
-	if log == nil {
-		return
-	}
 	klogOnce.Do(func() {
 		klog.SetSlogLogger(slog.New(quieter{log.Handler()}).With("part", "klog"))
 	})

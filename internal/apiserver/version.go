@@ -1,6 +1,10 @@
 package apiserver
 
 import (
+	"fmt"
+	"runtime/debug"
+	"strings"
+
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/version"
 	apirequest "k8s.io/apiserver/pkg/endpoints/request"
@@ -10,11 +14,8 @@ import (
 	baseversion "k8s.io/component-base/version"
 )
 
-// unstamped is the version that a binary built without -ldflags states: that of
-// the Kubernetes libraries in go.mod.
-const unstamped = "v1.37.2+viaduct"
-
-// effectiveVersion is the version that /version states. The libraries' own
+// effectiveVersion is the version that /version states: what the linker was
+// told (see the Makefile), else that of the Kubernetes libraries. Their own
 // default, v0.0.0-master, is one that clients cannot parse.
 func effectiveVersion() basecompatibility.EffectiveVersion {
 	return stamped{utilcompatibility.DefaultBuildEffectiveVersion()}
@@ -28,9 +29,22 @@ type stamped struct {
 func (s stamped) Info() *version.Info {
 	info := s.EffectiveVersion.Info()
 	if build := baseversion.Get(); build.Major == "" || build.Major == "0" {
-		info.Major, info.Minor, info.GitVersion = "1", "37", unstamped
+		info.GitVersion = fmt.Sprintf("v%s.%s.%s+viaduct", info.Major, info.Minor, libraryPatch())
 	}
 	return info
+}
+
+// libraryPatch is the patch release of the Kubernetes libraries: the 2 of
+// k8s.io/apiserver v0.37.2.
+func libraryPatch() string {
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range build.Deps {
+			if parts := strings.Split(module.Version, "."); module.Path == "k8s.io/apiserver" && len(parts) == 3 {
+				return parts[2]
+			}
+		}
+	}
+	return "0"
 }
 
 // longRunning tells requests that have no deadline: watches and streams.
