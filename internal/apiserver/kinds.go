@@ -4,6 +4,7 @@ import (
 	"viaduct.dev/viaduct/internal/apiserver/registry"
 	"viaduct.dev/viaduct/internal/apiserver/registry/accessreview"
 	"viaduct.dev/viaduct/internal/apiserver/registry/configmap"
+	"viaduct.dev/viaduct/internal/apiserver/registry/deployment"
 	"viaduct.dev/viaduct/internal/apiserver/registry/endpoints"
 	"viaduct.dev/viaduct/internal/apiserver/registry/endpointslice"
 	"viaduct.dev/viaduct/internal/apiserver/registry/event"
@@ -11,6 +12,8 @@ import (
 	"viaduct.dev/viaduct/internal/apiserver/registry/lease"
 	"viaduct.dev/viaduct/internal/apiserver/registry/namespace"
 	"viaduct.dev/viaduct/internal/apiserver/registry/node"
+	"viaduct.dev/viaduct/internal/apiserver/registry/pod"
+	"viaduct.dev/viaduct/internal/apiserver/registry/replicaset"
 	"viaduct.dev/viaduct/internal/apiserver/registry/secret"
 	"viaduct.dev/viaduct/internal/apiserver/registry/service"
 	"viaduct.dev/viaduct/internal/apiserver/registry/serviceaccount"
@@ -29,6 +32,9 @@ func kinds() []registry.Installer {
 		lease.Install,
 		event.Install,
 		endpoints.Install,
+		pod.Install,
+		replicaset.Install,
+		deployment.Install,
 		endpointslice.Install,
 		ipaddress.Install,
 		servicecidr.Install,
