@@ -21,7 +21,7 @@ LDFLAGS := -s -w \
 build: embedded
 	go build -ldflags "$(LDFLAGS)" -o bin/viaduct ./cmd/viaduct
 
-# The Pod's shim and the toolbox travel inside the binary.
+# The Pod's shim, the toolbox and the supervisor travel inside the binary.
 embedded:
 	hack/build-embedded.sh
 
@@ -48,4 +48,4 @@ image: build
 	go run ./hack/image -binary bin/viaduct -o bin/viaduct-image.tar
 
 clean:
-	rm -rf bin internal/agent/runtime/builtin/embedded/viaduct-*
+	rm -rf bin internal/agent/runtime/builtin/embedded/viaduct-* internal/cluster/embedded/viaduct-*

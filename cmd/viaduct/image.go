@@ -15,9 +15,9 @@ import (
 func newImage(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Load and list the images of a cluster's nodes",
+		Short: "Load, pull and list the images of a cluster's nodes",
 	}
-	cmd.AddCommand(newImageLoad(g), newImageList(g))
+	cmd.AddCommand(newImageLoad(g), newImagePull(g), newImageList(g))
 	return cmd
 }
 
@@ -80,6 +80,28 @@ func spool(dir box.Dir, in io.Reader) (path string, remove func(), err error) {
 		return "", nil, fmt.Errorf("read standard input: %w", err)
 	}
 	return f.Name(), remove, nil
+}
+
+func newImagePull(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "pull NAME...",
+		Short: "Fetch images from their registry, for all nodes",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, _, err := g.store()
+			if err != nil {
+				return fmt.Errorf("image pull: %w", err)
+			}
+			for _, name := range args {
+				image, err := store.Pull(cmd.Context(), name)
+				if err != nil {
+					return fmt.Errorf("image pull: %w", err)
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), "pulled", image.Name)
+			}
+			return nil
+		},
+	}
 }
 
 func newImageList(g *global) *cobra.Command {

@@ -33,8 +33,7 @@ one that is dead is resumed with the settings it was made with.`,
 			o.Differs = func(stored box.Spec) error { return differs(cmd.Flags(), stored) }
 			o.Began = g.began
 			o.Out = cmd.OutOrStdout()
-			o.SupervisorCommand = []string{self, "supervisor"}
-			o.NodeCommand = []string{self, "node"}
+			o.Program = self
 			return cluster.Up(cmd.Context(), o)
 		},
 	}

@@ -5,12 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"math"
 	"net"
 	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,13 +16,6 @@ import (
 	"viaduct.dev/viaduct/internal/cluster/fabric"
 	"viaduct.dev/viaduct/internal/cluster/supervisor"
 	"viaduct.dev/viaduct/internal/kernel"
-)
-
-// The descriptors that a supervisor in the background begins with.
-const (
-	fdLock = 3 + iota
-	fdControl
-	fdAPI
 )
 
 // defaultAPIPort is the API's port on the host where it is free.
@@ -44,9 +33,8 @@ type UpOptions struct {
 	Foreground bool
 	// Wait is how long to wait for the cluster to be ready.
 	Wait time.Duration
-	// SupervisorCommand and NodeCommand are program and arguments; Dir is added,
-	// and for a node its name.
-	SupervisorCommand, NodeCommand []string
+	// Program is viaduct itself, which also runs the nodes.
+	Program string
 	// Out gets a line for each step.
 	Out   io.Writer
 	Began time.Time
@@ -75,13 +63,16 @@ func Up(ctx context.Context, o UpOptions) error {
 	lock, err := lock(o.Dir)
 	if errors.Is(err, errBusy) {
 		fmt.Fprintf(o.Out, "cluster %s is running\n", o.Spec.Name)
-		return follow(ctx, o, false)
+		if err := follow(ctx, o, false); err != nil {
+			return fmt.Errorf("up: %w", err)
+		}
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("up: %w", err)
 	}
 	defer lock.Close()
-	cfg, err := prepare(&o)
+	cfg, err := take(&o)
 	if err != nil {
 		if made {
 			_ = os.Remove(o.Dir.Lock())
@@ -95,11 +86,43 @@ func Up(ctx context.Context, o UpOptions) error {
 	} else {
 		fmt.Fprintf(o.Out, "starting cluster %s: %d node(s)\n", o.Spec.Name, o.Spec.Nodes)
 	}
-	if o.Foreground {
-		return inForeground(ctx, o, cfg)
-	}
-	if err := inBackground(o, cfg); err != nil {
+	if err := start(ctx, o, cfg); err != nil {
 		return fmt.Errorf("up: %w", err)
+	}
+	return nil
+}
+
+// start makes what the supervisor needs, starts it, makes what the nodes need
+// while their processes start, and waits for the cluster.
+func start(ctx context.Context, o UpOptions, cfg supervisor.Config) error {
+	log, err := openLog(o.Dir)
+	if err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	defer log.Close()
+	cfg.Output = log
+	p := &preparation{o: o, log: NewLogger(log).With("part", "up")}
+	if err := p.first(ctx); err != nil {
+		return err
+	}
+	defer p.network.Close()
+	if o.Foreground {
+		return inForeground(ctx, o, cfg, p)
+	}
+	program, err := installSupervisor(o.Dir)
+	if err != nil {
+		return err
+	}
+	prepared, err := supervisor.StartInBackground(program, cfg)
+	if err != nil {
+		return err
+	}
+	defer prepared.Close()
+	if err := p.rest(ctx); err != nil {
+		return err
+	}
+	if _, err := prepared.Write([]byte{1}); err != nil {
+		return fmt.Errorf("the daemon has ended; its log is %s", o.Dir.Log())
 	}
 	return follow(ctx, o, true)
 }
@@ -123,8 +146,8 @@ func settle(o *UpOptions) (resumed bool, err error) {
 	return false, nil
 }
 
-// prepare takes what only one cluster can have: the name and the API's port.
-func prepare(o *UpOptions) (supervisor.Config, error) {
+// take takes what only one cluster can have: the name and the API's port.
+func take(o *UpOptions) (supervisor.Config, error) {
 	var cfg supervisor.Config
 	owner, err := fabric.Owner(o.Spec.Name)
 	if err != nil {
@@ -148,7 +171,7 @@ func prepare(o *UpOptions) (supervisor.Config, error) {
 		socket.Close()
 		return cfg, err
 	}
-	return supervisor.Config{Dir: o.Dir, Spec: o.Spec, Control: socket, API: api, NodeCommand: append(o.NodeCommand, string(o.Dir)), Began: o.Began}, nil
+	return supervisor.Config{Dir: o.Dir, Spec: o.Spec, Control: socket, API: api, Program: o.Program}, nil
 }
 
 func listenAPI(port uint16) (*net.TCPListener, error) {
@@ -168,111 +191,26 @@ func listenAPI(port uint16) (*net.TCPListener, error) {
 	return listen(0)
 }
 
-// openLog opens the log; one that has grown large is set aside first.
-func openLog(dir box.Dir) (*os.File, error) {
-	const large = 32 << 20
-	if info, err := os.Stat(dir.Log()); err == nil && info.Size() > large {
-		_ = os.Rename(dir.Log(), dir.Log()+".old")
-	}
-	return os.OpenFile(dir.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-}
-
-// NewLogger is how the processes of a box log: a file is for machines.
-func NewLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(w, nil)) }
-
-// inBackground starts the supervisor as a daemon, which keeps none of the
-// caller's descriptors, session or directory.
-func inBackground(o UpOptions, cfg supervisor.Config) error {
-	defer cfg.Control.Close()
-	defer cfg.API.Close()
-	log, err := openLog(o.Dir)
-	if err != nil {
-		return fmt.Errorf("open the log: %w", err)
-	}
-	defer log.Close()
-	socket, err := cfg.Control.File()
-	if err != nil {
-		return err
-	}
-	defer socket.Close()
-	api, err := cfg.API.File()
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	// Descriptors that the caller left open in this process must not pass on.
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("keep the caller's descriptors back: %w", err)
-	}
-	cmd := exec.Command(o.SupervisorCommand[0], append(o.SupervisorCommand[1:], string(o.Dir))...)
-	cmd.Args[0] = "viaduct"
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{cfg.Lock, socket, api} // fdLock, fdControl, fdAPI
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the daemon: %w", err)
-	}
-	return cmd.Process.Release()
-}
-
-// Supervise is the daemon that inBackground starts.
-func Supervise(ctx context.Context, dir box.Dir, nodeCommand []string, began time.Time) error {
-	spec, err := dir.Load()
-	if err != nil {
-		return err
-	}
-	lock := os.NewFile(fdLock, "lock")
-	unix.CloseOnExec(fdLock)
-	socket, err := inherited(fdControl)
-	if err != nil {
-		return fmt.Errorf("supervisor: it is started by `viaduct up`: %w", err)
-	}
-	api, err := inherited(fdAPI)
-	if err != nil {
-		return fmt.Errorf("supervisor: it is started by `viaduct up`: %w", err)
-	}
-	control, okControl := socket.(*net.UnixListener)
-	listener, okAPI := api.(*net.TCPListener)
-	if !okControl || !okAPI {
-		return errors.New("supervisor: it is started by `viaduct up`")
-	}
-	control.SetUnlinkOnClose(false)
-	return supervisor.Run(ctx, supervisor.Config{
-		Dir: dir, Spec: spec, Lock: lock, Control: control, API: listener,
-		NodeCommand: append(nodeCommand, string(dir)), Output: os.Stderr,
-		Log: NewLogger(os.Stderr).With("part", "supervisor"), Began: began,
-	})
-}
-
-func inherited(fd uintptr) (net.Listener, error) {
-	f := os.NewFile(fd, "inherited")
-	defer f.Close()
-	return net.FileListener(f)
-}
-
-// inForeground runs the supervisor here.
-func inForeground(ctx context.Context, o UpOptions, cfg supervisor.Config) error {
-	log, err := openLog(o.Dir)
-	if err != nil {
-		cfg.API.Close()
-		cfg.Control.Close()
-		return fmt.Errorf("up: open the log: %w", err)
-	}
-	defer log.Close()
-	cfg.Output, cfg.Log = log, NewLogger(log).With("part", "supervisor")
+// inForeground runs the supervisor here, until ctx ends.
+func inForeground(ctx context.Context, o UpOptions, cfg supervisor.Config, p *preparation) error {
+	// The supervisor closes the lock when it ends; the caller closes its own.
+	var err error
 	if cfg.Lock, err = dup(cfg.Lock); err != nil {
 		return err
 	}
+	prepared := make(chan struct{})
+	cfg.Prepared, cfg.Log = prepared, NewLogger(cfg.Output).With("part", "supervisor")
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	ended := make(chan error, 1)
 	go func() { ended <- supervisor.Run(ctx, cfg) }()
+	if err := p.rest(ctx); err != nil {
+		cancel(err)
+		return <-ended
+	}
+	close(prepared)
 	if err := follow(ctx, o, true); err != nil && ctx.Err() == nil {
-		select {
-		case failed := <-ended:
-			return failed
-		default:
-			fmt.Fprintln(o.Out, err)
-		}
+		cancel(err)
 	}
 	return <-ended
 }
@@ -283,6 +221,11 @@ func dup(f *os.File) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// report prints a step that has just been done.
+func (o UpOptions) report(step string, took time.Duration) {
+	fmt.Fprintf(o.Out, "  %7.3f s  %-40s %s\n", time.Since(o.Began).Seconds(), step, took.Round(100*time.Microsecond))
 }
 
 // follow prints what happens until the cluster is ready.
@@ -298,7 +241,7 @@ func follow(ctx context.Context, o UpOptions, steps bool) error {
 		if e.Node != "" {
 			name = e.Node + ": " + e.Step
 		}
-		fmt.Fprintf(o.Out, "  %7.3f s  %-40s %s\n", time.Since(o.Began).Seconds(), name, e.Took.Round(100*time.Microsecond))
+		o.report(name, e.Took)
 	}
 	for {
 		err := client.Follow(waiting, report)
@@ -309,7 +252,7 @@ func follow(ctx context.Context, o UpOptions, steps bool) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case waiting.Err() != nil:
-			return fmt.Errorf("up: cluster %s is not ready after %s; its log is %s", o.Spec.Name, o.Wait, o.Dir.Log())
+			return fmt.Errorf("cluster %s is not ready after %s; its log is %s", o.Spec.Name, o.Wait, o.Dir.Log())
 		case errors.Is(err, control.ErrNotRunning) && running(o.Dir):
 			// Another `up` holds the lock and has no socket yet.
 			select {
@@ -317,7 +260,7 @@ func follow(ctx context.Context, o UpOptions, steps bool) error {
 			case <-waiting.Done():
 			}
 		default:
-			return fmt.Errorf("up: %w; its log is %s", err, o.Dir.Log())
+			return fmt.Errorf("%w; its log is %s", err, o.Dir.Log())
 		}
 	}
 }

@@ -117,7 +117,7 @@ func TestShimsAreFoundByTheirProgram(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	shim := filepath.Join(d.Programs(), "shim")
+	shim := filepath.Join(d.Programs(), "viaduct-shim-0123")
 	if err := os.WriteFile(shim, sleep, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ func (d Dir) SaveProcesses(all []Process) error {
 }
 
 // Processes are those of the cluster that are alive: the recorded ones, and
-// those that run a program of the cluster's own directory, the shims.
+// the shims, which run a program of the cluster's own directory.
 func (d Dir) Processes() []Process {
 	var recorded, alive []Process
 	if text, err := os.ReadFile(d.processFile()); err == nil {
@@ -88,7 +88,7 @@ func (d Dir) shims() []Process {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, link := range links {
 		target, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(target, d.Programs()+"/") {
+		if err != nil || !strings.HasPrefix(target, d.Programs()+"/viaduct-shim") {
 			continue
 		}
 		pid, _ := strconv.Atoi(strings.Split(link, "/")[2])

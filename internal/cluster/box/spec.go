@@ -4,10 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
-
-	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // MaxNodes is how many nodes a box may have: their addresses end in 11 to 250.
@@ -75,14 +74,16 @@ func Default(name string) Spec {
 	}
 }
 
+var (
+	label  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	domain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+)
+
 // ValidateName says what is wrong with a cluster's name. It becomes part of
 // file names and cgroups, and of names that must tell clusters apart.
 func ValidateName(name string) error {
-	if errs := validation.IsDNS1123Label(name); len(errs) > 0 {
-		return fmt.Errorf("cluster name %q: %s", name, strings.Join(errs, "; "))
-	}
-	if len(name) > 40 {
-		return fmt.Errorf("cluster name %q: must be no more than 40 characters", name)
+	if len(name) > 40 || !label.MatchString(name) {
+		return fmt.Errorf("cluster name %q: must be 1 to 40 lower-case letters, digits and '-', and begin and end with a letter or digit", name)
 	}
 	return nil
 }
@@ -152,8 +153,8 @@ func (s Spec) Validate() error {
 			bad("cluster-dns", "%s is in no Service range", a)
 		}
 	}
-	for _, msg := range validation.IsDNS1123Subdomain(s.Domain) {
-		bad("cluster-domain", "%q: %s", s.Domain, msg)
+	if len(s.Domain) > 200 || !domain.MatchString(s.Domain) {
+		bad("cluster-domain", "%q is no domain such as cluster.local", s.Domain)
 	}
 	if s.DNSUpstream != "" && s.DNSUpstream != UpstreamHost {
 		if _, err := ParseUpstreams(s.DNSUpstream); err != nil {

@@ -62,8 +62,6 @@ type Port struct {
 // Failure is the answer to a request that failed.
 type Failure struct {
 	Error string `json:"error"`
-	// Reason tells failures apart that a caller handles, such as "NotFound".
-	Reason string `json:"reason,omitempty"`
 }
 
 // FailureError is a failure as the client reports it.

@@ -82,7 +82,7 @@ func (n *node) live(ctx context.Context, ns *lab.Namespace, prepared <-chan stru
 		return err
 	}
 	defer ours.Close()
-	cmd := exec.Command(s.cfg.NodeCommand[0], append(s.cfg.NodeCommand[1:len(s.cfg.NodeCommand):len(s.cfg.NodeCommand)], n.name)...)
+	cmd := exec.Command(s.cfg.Program, "node", string(s.cfg.Dir), n.name)
 	cmd.Args[0] = "viaduct"
 	cmd.Stdout, cmd.Stderr = s.cfg.Output, s.cfg.Output
 	cmd.ExtraFiles = []*os.File{theirs}

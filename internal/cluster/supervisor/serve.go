@@ -1,16 +1,19 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"viaduct.dev/viaduct/internal/cluster/control"
-	"viaduct.dev/viaduct/internal/images"
 )
 
 // Followers of a failed start are given so long to read why.
@@ -62,23 +65,21 @@ func (s *supervisor) follow(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// pull has an image fetched by a process of its own, because what that takes
+// would be many times the size of this one.
 func (s *supervisor) pull(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	store := s.store
-	s.mu.Unlock()
-	if store == nil {
-		refuse(w, errors.New("the image store is not open yet"))
-		return
-	}
-	name := r.FormValue("name")
-	begin := time.Now()
-	image, err := store.Pull(r.Context(), name)
+	name, begin := r.FormValue("name"), time.Now()
+	cluster, root := filepath.Base(string(s.cfg.Dir)), filepath.Dir(string(s.cfg.Dir))
+	cmd := exec.CommandContext(r.Context(), s.cfg.Program, "--name", cluster, "--state-dir", root, "image", "pull", "--", name)
+	cmd.Args[0] = "viaduct"
+	said, err := cmd.CombinedOutput()
 	if err != nil {
-		s.log.Warn("pull an image", "image", name, "err", err)
-		refuse(w, err)
+		text := strings.TrimSpace(strings.TrimPrefix(string(said), "viaduct: image pull: "))
+		s.log.Warn("pull an image", "image", name, "err", text)
+		refuse(w, errors.New(cmp.Or(text, err.Error())))
 		return
 	}
-	s.log.Info("pulled an image", "image", image.Name, "took", time.Since(begin))
+	s.log.Info("pulled an image", "image", name, "took", time.Since(begin).String())
 	answer(w, struct{}{})
 }
 
@@ -103,9 +104,6 @@ func answer(w http.ResponseWriter, v any) {
 
 func refuse(w http.ResponseWriter, err error) {
 	f := control.Failure{Error: err.Error()}
-	if errors.Is(err, images.ErrNotFound) {
-		f.Reason = "NotFound"
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusInternalServerError)
 	_ = json.NewEncoder(w).Encode(f)

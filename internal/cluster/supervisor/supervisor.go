@@ -10,14 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"viaduct.dev/viaduct/internal/agent/runtime/builtin"
 	"viaduct.dev/viaduct/internal/cluster/box"
 	"viaduct.dev/viaduct/internal/cluster/control"
-	"viaduct.dev/viaduct/internal/cluster/fabric"
-	"viaduct.dev/viaduct/internal/images"
-	"viaduct.dev/viaduct/internal/pki"
+	"viaduct.dev/viaduct/internal/lab"
 )
 
 // Config is what a supervisor needs. It closes the files and listeners.
@@ -29,29 +24,29 @@ type Config struct {
 	// Control is the control socket, API the API's port on the host.
 	Control *net.UnixListener
 	API     *net.TCPListener
-	// NodeCommand is the program and the arguments that run a node; its name is
-	// added.
-	NodeCommand []string
+	// Program is what runs nodes and pulls images: viaduct itself.
+	Program string
+	// Prepared is closed when the nodes have their network, certificates and
+	// images. Their namespaces are there before.
+	Prepared <-chan struct{}
 	// Output is where the nodes' processes write their log.
 	Output *os.File
 	Log    *slog.Logger
-	// Began is when the whole began, for the log.
-	Began time.Time
 }
 
 // supervisor is one run.
 type supervisor struct {
 	cfg    Config
 	log    *slog.Logger
+	began  time.Time
 	stop   context.CancelFunc
 	events *events
 	ports  *ports
-	store  *images.Store
 
-	mu        sync.Mutex // guards what follows
-	nodes     []*node    // fixed once made
-	serving   bool       // the API has answered
-	connected chan struct{}
+	mu        sync.Mutex    // guards what follows
+	nodes     []*node       // fixed once made
+	serving   bool          // the API has answered
+	connected chan struct{} // closed then
 }
 
 // Run runs a box until ctx ends or it is asked to stop. The nodes' processes
@@ -61,7 +56,7 @@ func Run(ctx context.Context, cfg Config) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	s := &supervisor{
-		cfg: cfg, log: cfg.Log, stop: stop,
+		cfg: cfg, log: cfg.Log, stop: stop, began: time.Now(),
 		events:    newEvents(),
 		ports:     newPorts(cfg.Log),
 		connected: make(chan struct{}),
@@ -75,9 +70,13 @@ func Run(ctx context.Context, cfg Config) error {
 	serving, stopServing := s.serve(cfg.Control)
 	defer func() { stopServing(); <-serving }()
 
+	s.recordProcesses()
 	err := s.run(ctx)
-	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+	if ctx.Err() != nil {
 		err = nil
+		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+			err = cause
+		}
 	}
 	if err != nil {
 		s.events.add(control.Event{Error: err.Error()})
@@ -87,67 +86,26 @@ func Run(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// run keeps every node's process alive until ctx ends or one cannot be.
 func (s *supervisor) run(ctx context.Context) error {
-	if err := s.succeed(ctx); err != nil {
-		return err
-	}
-	network, err := timed(s, "network namespaces", func() (*fabric.Fabric, error) {
-		return fabric.Open(s.cfg.Dir, s.cfg.Spec)
-	})
-	if err != nil {
-		return err
-	}
-	defer network.Close()
-
-	all, ctx := errgroup.WithContext(ctx)
-	// The nodes' processes take a while to start; what they need when they have
-	// is made in that time.
-	prepared := make(chan struct{})
-	all.Go(func() error {
-		preparing, ctx := errgroup.WithContext(ctx)
-		preparing.Go(func() error {
-			_, err := timed(s, "network", func() (any, error) { return nil, network.Cable() })
-			return err
-		})
-		preparing.Go(func() error {
-			_, err := timed(s, "certificates", func() (any, error) { return nil, s.certificates() })
-			return err
-		})
-		preparing.Go(func() error {
-			_, err := timed(s, "toolbox image", func() (any, error) { return nil, s.images(ctx) })
-			return err
-		})
-		if err := preparing.Wait(); err != nil {
-			return err
-		}
-		close(prepared)
-		return nil
-	})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var all sync.WaitGroup
 	for _, n := range s.nodes {
-		all.Go(func() error { return n.run(ctx, network.Nodes[n.name], prepared) })
-	}
-	return all.Wait()
-}
-
-// succeed ends what a predecessor left running, and records this process.
-func (s *supervisor) succeed(ctx context.Context) error {
-	self, err := box.NewProcess(box.RoleSupervisor, "", os.Getpid())
-	if err != nil {
-		return err
-	}
-	for _, p := range s.cfg.Dir.Processes() {
-		if p.Role == box.RoleShim || p.PID == self.PID {
-			continue
+		ns, err := lab.Open(box.NodeNamespace(s.cfg.Spec.Name, n.name))
+		if err != nil {
+			cancel(err)
+			break
 		}
-		for p.Kill(); p.Alive(); {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(2 * time.Millisecond):
+		all.Go(func() {
+			defer ns.Close()
+			if err := n.run(ctx, ns, s.cfg.Prepared); err != nil {
+				cancel(err)
 			}
-		}
+		})
 	}
-	return s.cfg.Dir.SaveProcesses([]box.Process{self})
+	all.Wait()
+	return context.Cause(ctx)
 }
 
 // recordProcesses stores which processes there are, for whoever comes after a
@@ -171,75 +129,8 @@ func (s *supervisor) recordProcesses() {
 	}
 }
 
-// certificates makes whatever certificate the box needs, and the kubeconfig.
-func (s *supervisor) certificates() error {
-	spec := s.cfg.Spec
-	ca, err := pki.Open(s.cfg.Dir.PKI())
-	if err != nil {
-		return err
-	}
-	if _, err := ca.Ensure("apiserver", pki.APIServer(spec.NodeAddresses(1), spec.ServiceCIDRs, spec.Domain)); err != nil {
-		return err
-	}
-	if _, err := ca.Ensure("apiserver-agent-client", pki.Client("kube-apiserver", "system:masters")); err != nil {
-		return err
-	}
-	admin, err := ca.Ensure("admin", pki.Client("viaduct-admin", "system:masters"))
-	if err != nil {
-		return err
-	}
-	for i, name := range spec.NodeNames() {
-		if _, err := ca.Ensure(name, pki.Node(name)); err != nil {
-			return err
-		}
-		if _, err := ca.Ensure(name+"-serving", pki.Agent(name, spec.NodeAddresses(i+1))); err != nil {
-			return err
-		}
-	}
-	kubeconfig, err := pki.Kubeconfig("viaduct-"+spec.Name, "https://"+s.cfg.API.Addr().String(), ca.CertPEM(), admin)
-	if err != nil {
-		return err
-	}
-	if old, err := os.ReadFile(s.cfg.Dir.Kubeconfig()); err == nil && string(old) == string(kubeconfig) {
-		return nil
-	}
-	if err := box.ReplaceFile(s.cfg.Dir.Kubeconfig(), kubeconfig, 0o600); err != nil {
-		return fmt.Errorf("write the kubeconfig: %w", err)
-	}
-	return nil
-}
-
-func (s *supervisor) images(ctx context.Context) error {
-	store, err := images.Open(s.cfg.Dir.Images())
-	if err != nil {
-		return err
-	}
-	toolbox, err := builtin.Toolbox()
-	if err != nil {
-		return err
-	}
-	if err := store.EnsureToolbox(ctx, toolbox); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.store = store
-	s.mu.Unlock()
-	return nil
-}
-
-// timed does one step of the way up and tells how long it took.
-func timed[T any](s *supervisor, step string, do func() (T, error)) (T, error) {
-	begin := time.Now()
-	result, err := do()
-	if err != nil {
-		return result, err
-	}
-	s.step("", step, time.Since(begin))
-	return result, nil
-}
-
 func (s *supervisor) step(node, name string, took time.Duration) {
-	s.log.Info("step", "step", name, "of", node, "took", took.Round(time.Microsecond), "since", time.Since(s.cfg.Began).Round(time.Microsecond))
+	s.log.Info("step", "node", node, "step", name, "took", took.String(), "since", time.Since(s.began).String())
 	s.events.add(control.Event{Node: node, Step: name, Took: took})
 }
 

@@ -12,19 +12,6 @@ import (
 	"viaduct.dev/viaduct/internal/cluster/node"
 )
 
-// newSupervisor is what `up` starts in the background.
-func newSupervisor(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use:    "supervisor DIRECTORY",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			nameProcess()
-			return cluster.Supervise(cmd.Context(), box.Dir(args[0]), []string{self, "node"}, g.began)
-		},
-	}
-}
-
 // newNode is what the supervisor starts inside a node's network namespace.
 func newNode() *cobra.Command {
 	return &cobra.Command{
