@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/informers"
@@ -23,5 +24,22 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 		all.Go(func() error { return p.publish(ctx, factory) })
 	}
 	_ = p.link.Send(link.Message{Ready: true}) // its end is seen by listen
+	all.Go(func() error { return p.rest(ctx) })
+	return nil
+}
+
+// quietAfter is when what only the start has needed is given back.
+const quietAfter = 5 * time.Second
+
+// rest gives memory back when the start is over.
+func (p *process) rest(ctx context.Context) error {
+	select {
+	case <-time.After(quietAfter):
+	case <-ctx.Done():
+		return nil
+	}
+	if err := settleMemory(); err != nil {
+		p.log.Warn("the start's memory stays", "err", err)
+	}
 	return nil
 }
