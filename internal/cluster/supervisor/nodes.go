@@ -87,6 +87,9 @@ func (n *node) live(ctx context.Context, ns *lab.Namespace, prepared <-chan stru
 	cmd.Stdout, cmd.Stderr = s.cfg.Output, s.cfg.Output
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Dir = "/"
+	// Little of what the start makes is garbage; the node itself turns to
+	// keeping small when it is over.
+	cmd.Env = append(os.Environ(), "GOGC=400")
 	// A terminal's signals are the supervisor's to handle.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = ns.Start(cmd)
