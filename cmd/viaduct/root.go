@@ -58,11 +58,16 @@ func (g *global) dir() (box.Dir, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the state directory: %w", err)
 	}
-	// One directory has one name, whatever way it was given.
-	if real, err := filepath.EvalSymlinks(root); err == nil {
-		root = real
+	return box.Dir(filepath.Join(resolved(root), g.name)), nil
+}
+
+// resolved is a path without symbolic links, as far as it is there: one directory
+// has one name, whatever way it was given.
+func resolved(path string) string {
+	if r, err := filepath.EvalSymlinks(path); err == nil || path == "/" {
+		return cmp.Or(r, path)
 	}
-	return box.Dir(filepath.Join(root, g.name)), nil
+	return filepath.Join(resolved(filepath.Dir(path)), filepath.Base(path))
 }
 
 // self is this very program, also when its file has been replaced.

@@ -21,6 +21,8 @@ type Message struct {
 	Step *Step `json:"step,omitempty"`
 	// Ready says that the node does all that is asked of it.
 	Ready bool `json:"ready,omitempty"`
+	// Failed says why the node is about to end.
+	Failed string `json:"failed,omitempty"`
 	// Serving says that the API answers.
 	Serving bool `json:"serving,omitempty"`
 	// Open asks for a port on the host's 127.0.0.1; the answer is Opened.

@@ -94,6 +94,9 @@ func (p *process) run(ctx context.Context) error {
 		p.log.Info("the node ends", "why", context.Cause(ctx))
 		return nil
 	}
+	if err != nil {
+		_ = p.link.Send(link.Message{Failed: err.Error()}) // it is in the log, too
+	}
 	return err
 }
 

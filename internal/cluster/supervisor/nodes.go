@@ -37,6 +37,7 @@ type node struct {
 	process  box.Process
 	ready    bool
 	restarts int
+	words    string // why the process says that it ends
 	failure  string // how it ended last
 }
 
@@ -123,8 +124,8 @@ func (n *node) live(ctx context.Context, ns *lab.Namespace, prepared <-chan stru
 
 	select {
 	case err := <-ended:
-		ours.Close()
-		return fmt.Errorf("%s: %w", n.name, orEnded(err))
+		<-listening // to its last words
+		return n.end(err)
 	case <-ctx.Done():
 	}
 	ours.Close() // the process ends by that
@@ -138,11 +139,19 @@ func (n *node) live(ctx context.Context, ns *lab.Namespace, prepared <-chan stru
 	return ctx.Err()
 }
 
-func orEnded(err error) error {
-	if err == nil {
-		return errors.New("the process has ended")
+// end is how the process has ended: in its own words if it had any.
+func (n *node) end(err error) error {
+	n.supervisor.mu.Lock()
+	defer n.supervisor.mu.Unlock()
+	words := n.words
+	n.words = ""
+	switch {
+	case words != "":
+		return errors.New(words)
+	case err != nil:
+		return err
 	}
-	return err
+	return errors.New("the process has ended")
 }
 
 // tell says to the process what it waits for.
@@ -205,6 +214,10 @@ func (n *node) listen(l *link.Conn) {
 				s.serving = true
 				close(s.connected)
 			}
+			s.mu.Unlock()
+		case m.Failed != "":
+			s.mu.Lock()
+			n.words = m.Failed
 			s.mu.Unlock()
 		case m.Ready:
 			s.mu.Lock()
