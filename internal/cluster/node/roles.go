@@ -13,6 +13,12 @@ import (
 	"viaduct.dev/viaduct/internal/cluster/link"
 )
 
+// role is one of the parts that run on a node. It blocks until its context ends.
+type role struct {
+	name string
+	run  func(context.Context) error
+}
+
 // everyNode starts the roles that every node has, and those of the first.
 func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *rest.Config) error {
 	client, err := kubernetes.NewForConfig(config)
@@ -20,26 +26,45 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 		return fmt.Errorf("make a client: %w", err)
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	if p.number == 1 {
-		all.Go(func() error { return p.publish(ctx, factory) })
+	roles := []role{
+		{"agent", func(ctx context.Context) error { return p.agent(ctx, client, factory) }},
+		{"readiness", p.sayReady},
 	}
-	_ = p.link.Send(link.Message{Ready: true}) // its end is seen by listen
-	all.Go(func() error { return p.rest(ctx) })
+	if p.number == 1 {
+		roles = append(roles,
+			role{"publisher", func(ctx context.Context) error { return p.publish(ctx, factory) }},
+		)
+	}
+	for _, r := range roles {
+		all.Go(func() error {
+			if err := r.run(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", r.name, err)
+			}
+			return nil
+		})
+	}
 	return nil
 }
 
-// quietAfter is when what only the start has needed is given back.
+// quietAfter is how long after the node was ready what only the start has
+// needed is given back.
 const quietAfter = 5 * time.Second
 
+// sayReady tells the supervisor that every role has been started.
+func (p *process) sayReady(ctx context.Context) error {
+	_ = p.link.Send(link.Message{Ready: true}) // its end is seen by listen
+	p.rest(ctx)
+	return nil
+}
+
 // rest gives memory back when the start is over.
-func (p *process) rest(ctx context.Context) error {
+func (p *process) rest(ctx context.Context) {
 	select {
 	case <-time.After(quietAfter):
 	case <-ctx.Done():
-		return nil
+		return
 	}
 	if err := settleMemory(); err != nil {
 		p.log.Warn("the start's memory stays", "err", err)
 	}
-	return nil
 }
