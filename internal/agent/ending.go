@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"os"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -21,7 +22,6 @@ type ending struct {
 	apps      bool // ordinary containers have been told to end
 	sidecars  bool
 	down      bool // nothing of the Pod runs any more
-	told      bool // the API has the final status
 	deleting  bool
 	deleted   bool
 	notBefore time.Time
@@ -47,12 +47,12 @@ func (w *worker) stepEnding() {
 		w.takeDown(func() { e.down = true })
 		return
 	}
-	if w.gone || e.deleted && w.gone {
+	if w.gone {
 		w.removeDirectory()
 		return
 	}
-	if e.deleted || e.deleting || !e.told {
-		return // publish says when the status was told; the watch, when the Pod is gone
+	if e.deleted || e.deleting || w.told == nil || !reflect.DeepEqual(*w.told, w.status()) {
+		return // the writer says when the last status was told; the watch, when the Pod is gone
 	}
 	if time.Now().Before(e.notBefore) {
 		w.wakeAt(e.notBefore)

@@ -26,6 +26,10 @@ func (w *worker) publish() {
 		return
 	}
 	s := w.status()
+	if w.published != nil && reflect.DeepEqual(*w.published, s) {
+		return
+	}
+	w.published = &s
 	select {
 	case <-w.statuses:
 	default:
@@ -58,18 +62,10 @@ func (w *worker) writeStatuses() {
 				}
 			}
 			told := s
-			w.post(func() { w.toldStatus(told) })
+			w.post(func() { w.told = &told })
 		case <-w.ctx.Done():
 			return
 		}
-	}
-}
-
-// toldStatus is called when the API has a status. A Pod that is going away may
-// be deleted once that is its last.
-func (w *worker) toldStatus(s corev1.PodStatus) {
-	if w.ending != nil && w.ending.down && reflect.DeepEqual(s, w.status()) {
-		w.ending.told = true
 	}
 }
 

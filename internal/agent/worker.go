@@ -50,7 +50,10 @@ type worker struct {
 
 	wake     time.Time // when to look again though nothing happened
 	statuses chan corev1.PodStatus
-	settled  corev1.PodStatus // what the API is known to have
+	settled  corev1.PodStatus // what the API had when the worker began; times that stay
+	// published is the newest status that was given to the writer, told the
+	// newest that the API has.
+	published, told *corev1.PodStatus
 }
 
 // view is what others may see of a Pod; it is replaced, never changed.
