@@ -149,9 +149,9 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	start(server)
 	a.services = a.Informers.Core().V1().Services().Lister()
-	servicesSynced := a.Informers.Core().V1().Services().Informer().HasSynced
+	servicesSynced := a.Informers.Core().V1().Services().Informer().HasSyncedChecker()
 	nodes := a.Informers.Core().V1().Nodes()
-	nodesSynced := nodes.Informer().HasSynced
+	nodesSynced := nodes.Informer().HasSyncedChecker()
 	a.Informers.Start(ctx.Done())
 
 	cidrs, err := a.register(ctx)
@@ -164,7 +164,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), servicesSynced, nodesSynced) {
+	if !cache.WaitFor(ctx, "", servicesSynced, nodesSynced) {
 		return ctx.Err()
 	}
 	defer a.wg.Wait()
@@ -211,7 +211,7 @@ func (a *agent) followPods(ctx context.Context) error {
 		return err
 	}
 	a.wg.Go(func() { informer.Run(ctx.Done()) })
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+	if !cache.WaitFor(ctx, "", informer.HasSyncedChecker()) {
 		return ctx.Err()
 	}
 	known := map[string]bool{}

@@ -104,28 +104,18 @@ func (s Spec) SearchDomains() []string {
 	return []string{"default.svc." + s.Domain, "svc." + s.Domain, s.Domain}
 }
 
-// PodCIDRs are the Pod networks of the i-th node.
-func (s Spec) PodCIDRs(i int) []netip.Prefix {
-	var all []netip.Prefix
+// NodeCIDRMaskSizes are the prefix lengths of a node's part of each cluster
+// CIDR.
+func (s Spec) NodeCIDRMaskSizes() []int {
+	var sizes []int
 	for _, p := range s.ClusterCIDRs {
-		size := s.NodeCIDRMaskSizeIPv4
 		if p.Addr().Is6() {
-			size = s.NodeCIDRMaskSizeIPv6
+			sizes = append(sizes, s.NodeCIDRMaskSizeIPv6)
+		} else {
+			sizes = append(sizes, s.NodeCIDRMaskSizeIPv4)
 		}
-		all = append(all, subnet(p, size, i-1))
 	}
-	return all
-}
-
-// subnet is the n-th network of that size in a range.
-func subnet(p netip.Prefix, size, n int) netip.Prefix {
-	b := p.Masked().Addr().AsSlice()
-	for bit := size - 1; n > 0 && bit >= p.Bits(); bit-- {
-		b[bit/8] |= byte(n&1) << (7 - bit%8)
-		n >>= 1
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return netip.PrefixFrom(a, size)
+	return sizes
 }
 
 // FabricNamespace is the name of the namespace that joins the nodes of a

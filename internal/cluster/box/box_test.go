@@ -25,8 +25,7 @@ func TestAddressesFollowFromTheSpec(t *testing.T) {
 		{"the gateway", s.GatewayPrefixes(), "[172.20.0.1/16 fd00:172:20::1/64]"},
 		{"the API", s.APIAddress(), "172.20.0.11:6443"},
 		{"DNS", s.DNSAddresses(), "[10.96.0.10 fd00:10:96::a]"},
-		{"the first node's Pods", s.PodCIDRs(1), "[10.244.0.0/24 fd00:10:244::/64]"},
-		{"the third node's Pods", s.PodCIDRs(3), "[10.244.2.0/24 fd00:10:244:2::/64]"},
+		{"the sizes of nodes' parts", s.NodeCIDRMaskSizes(), "[24 64]"},
 		{"the names", s.NodeNames(), "[node-1 node-2 node-3]"},
 	} {
 		if got := fmt.Sprint(c.got); got != c.want {

@@ -112,10 +112,10 @@ func (s Spec) Validate() error {
 			bad("service-cluster-ip-range", "%s must leave 4 to 20 bits to addresses", p)
 		}
 	}
-	for _, p := range s.ClusterCIDRs {
-		flag, size := "node-cidr-mask-size-ipv4", s.NodeCIDRMaskSizeIPv4
+	for i, p := range s.ClusterCIDRs {
+		flag, size := "node-cidr-mask-size-ipv4", s.NodeCIDRMaskSizes()[i]
 		if p.Addr().Is6() {
-			flag, size = "node-cidr-mask-size-ipv6", s.NodeCIDRMaskSizeIPv6
+			flag = "node-cidr-mask-size-ipv6"
 		}
 		switch bits := size - p.Bits(); {
 		case bits < 0 || size > p.Addr().BitLen()-2:

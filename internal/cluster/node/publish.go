@@ -57,7 +57,7 @@ func (p *process) publish(ctx context.Context, factory informers.SharedInformerF
 		return fmt.Errorf("publish ports: %w", err)
 	}
 	factory.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+	if !cache.WaitFor(ctx, "", registration.HasSyncedChecker()) {
 		return nil
 	}
 	pub := &publisher{process: p, relays: map[link.Port]context.CancelFunc{}}
