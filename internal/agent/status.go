@@ -38,8 +38,7 @@ func (w *worker) publish() {
 }
 
 // writeStatuses writes statuses until the worker ends.
-func (w *worker) writeStatuses() {
-	settled := w.settled
+func (w *worker) writeStatuses(settled corev1.PodStatus) {
 	for {
 		select {
 		case s := <-w.statuses:

@@ -119,12 +119,16 @@ func (w *worker) setPod(pod *corev1.Pod, gone bool) {
 func (w *worker) run() {
 	defer w.wg.Wait()
 	defer w.leave()
-	w.wg.Go(w.writeStatuses)
+	settled := w.settled
+	w.wg.Go(func() { w.writeStatuses(settled) })
 	if err := w.recover(); err != nil {
 		if w.ctx.Err() == nil {
 			w.a.Log.Error("the pod could not be found again", "pod", w.name(), "err", err)
 		}
-		w.sandboxFailures++
+		// What cannot be found again is made anew.
+		for _, c := range w.containers {
+			c.lost()
+		}
 	}
 	for !w.finished && w.ctx.Err() == nil {
 		w.wake = time.Time{}
