@@ -72,7 +72,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("deployment controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), deployments.HasSynced, sets.HasSynced, pods.HasSynced) {
+	if !cache.WaitFor(ctx, "", deployments.HasSyncedChecker(), sets.HasSyncedChecker(), pods.HasSyncedChecker()) {
 		return nil
 	}
 	c.loop.Run(ctx, 4)

@@ -110,16 +110,16 @@ func Run(ctx context.Context, cfg Config) error {
 			DeleteFunc: func(any) { c.nodesChanged() },
 		}},
 	}
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, h := range handlers {
 		reg, err := h.informer.AddEventHandler(h.handler)
 		if err != nil {
 			return fmt.Errorf("endpointslice controller: %w", err)
 		}
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return nil
 	}
 	c.loop.Run(ctx, 2)

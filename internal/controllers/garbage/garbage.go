@@ -68,7 +68,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("garbage collector: %w", err)
 	}
 	factory := metadatainformer.NewSharedInformerFactory(cfg.Metadata, 0)
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for r, kind := range resources {
 		reg, err := factory.ForResource(r).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(o any) { c.seen(r, kind, o.(*metav1.PartialObjectMetadata)) },
@@ -85,11 +85,11 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return fmt.Errorf("garbage collector: %w", err)
 		}
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return nil
 	}
 	c.loop.Run(ctx, 4)

@@ -69,7 +69,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("loadbalancer controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), services.HasSynced) {
+	if !cache.WaitFor(ctx, "", services.HasSyncedChecker()) {
 		return nil
 	}
 	// What was given before is held before anything new is given.

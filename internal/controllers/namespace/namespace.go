@@ -49,7 +49,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("namespace controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), namespaces.HasSynced) {
+	if !cache.WaitFor(ctx, "", namespaces.HasSyncedChecker()) {
 		return nil
 	}
 	c.loop.Run(ctx, 4)

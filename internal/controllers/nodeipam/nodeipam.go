@@ -51,7 +51,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("nodeipam controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), nodes.HasSynced) {
+	if !cache.WaitFor(ctx, "", nodes.HasSyncedChecker()) {
 		return nil
 	}
 	l.Run(ctx, 1) // one at a time: each gift depends on the one before

@@ -91,7 +91,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("nodelife controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), nodes.HasSynced, leases.HasSynced, pods.HasSynced) {
+	if !cache.WaitFor(ctx, "", nodes.HasSyncedChecker(), leases.HasSyncedChecker(), pods.HasSyncedChecker()) {
 		return nil
 	}
 	c.loop.Run(ctx, 2)

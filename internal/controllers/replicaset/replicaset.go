@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("replicaset controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), sets.HasSynced, pods.HasSynced) {
+	if !cache.WaitFor(ctx, "", sets.HasSyncedChecker(), pods.HasSyncedChecker()) {
 		return nil
 	}
 	c.loop.Run(ctx, 4)

@@ -68,7 +68,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("scheduler: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), pods.HasSynced, nodes.HasSynced) {
+	if !cache.WaitFor(ctx, "", pods.HasSyncedChecker(), nodes.HasSyncedChecker()) {
 		return nil
 	}
 	// One at a time: each choice depends on the one before.

@@ -55,7 +55,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("serviceaccount controller: %w", err)
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), a.HasSynced, b.HasSynced) {
+	if !cache.WaitFor(ctx, "", a.HasSyncedChecker(), b.HasSyncedChecker()) {
 		return nil
 	}
 	l.Run(ctx, 2)
