@@ -9,8 +9,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-
-	"viaduct.dev/viaduct/internal/cluster/link"
 )
 
 // role is one of the parts that run on a node. It blocks until its context ends.
@@ -28,10 +26,11 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 	factory := informers.NewSharedInformerFactory(client, 0)
 	roles := []role{
 		{"agent", func(ctx context.Context) error { return p.agent(ctx, client, factory) }},
-		{"readiness", p.sayReady},
+		{"readiness", func(ctx context.Context) error { return p.awaitReady(ctx, factory) }},
 	}
 	if p.number == 1 {
 		roles = append(roles,
+			role{"controllers", func(ctx context.Context) error { return p.controllers(ctx, config, client, factory) }},
 			role{"publisher", func(ctx context.Context) error { return p.publish(ctx, factory) }},
 		)
 	}
@@ -49,13 +48,6 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 // quietAfter is how long after the node was ready what only the start has
 // needed is given back.
 const quietAfter = 5 * time.Second
-
-// sayReady tells the supervisor that every role has been started.
-func (p *process) sayReady(ctx context.Context) error {
-	_ = p.link.Send(link.Message{Ready: true}) // its end is seen by listen
-	p.rest(ctx)
-	return nil
-}
 
 // rest gives memory back when the start is over.
 func (p *process) rest(ctx context.Context) {

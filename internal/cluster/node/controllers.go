@@ -1,0 +1,30 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+
+	"viaduct.dev/viaduct/internal/controllers"
+)
+
+// controllers runs the loops of the control plane, and the scheduler.
+func (p *process) controllers(ctx context.Context, config *rest.Config, client kubernetes.Interface, factory informers.SharedInformerFactory) error {
+	objects, err := metadata.NewForConfig(metadata.ConfigFor(config))
+	if err != nil {
+		return fmt.Errorf("make a client: %w", err)
+	}
+	return controllers.Run(ctx, controllers.Config{
+		Client:            client,
+		Metadata:          objects,
+		Informers:         factory,
+		ClusterCIDRs:      p.spec.ClusterCIDRs,
+		NodeCIDRMaskSizes: p.spec.NodeCIDRMaskSizes(),
+		LoadBalancerPools: p.spec.LoadBalancerRanges,
+		Log:               p.log.With("part", "controllers"),
+	})
+}
