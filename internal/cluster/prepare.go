@@ -39,12 +39,8 @@ func openLog(dir box.Dir) (*os.File, error) {
 	return os.OpenFile(dir.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// first makes what the nodes' processes need to start: their namespaces, and
-// nobody else in them.
-func (p *preparation) first(ctx context.Context) error {
-	if err := endPredecessors(ctx, p.o.Dir); err != nil {
-		return err
-	}
+// first makes what the nodes' processes need to start: their namespaces.
+func (p *preparation) first() error {
 	return p.step("network namespaces", func() (err error) {
 		p.network, err = fabric.Open(p.o.Dir, p.o.Spec)
 		return err

@@ -72,6 +72,10 @@ func Up(ctx context.Context, o UpOptions) error {
 		return fmt.Errorf("up: %w", err)
 	}
 	defer lock.Close()
+	// What a dead supervisor left running has the port that is wanted now.
+	if err := endPredecessors(ctx, o.Dir); err != nil {
+		return fmt.Errorf("up: %w", err)
+	}
 	cfg, err := take(&o)
 	if err != nil {
 		if made {
@@ -102,7 +106,7 @@ func start(ctx context.Context, o UpOptions, cfg supervisor.Config) error {
 	defer log.Close()
 	cfg.Output = log
 	p := &preparation{o: o, log: NewLogger(log).With("part", "up")}
-	if err := p.first(ctx); err != nil {
+	if err := p.first(); err != nil {
 		return err
 	}
 	defer p.network.Close()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -105,6 +106,25 @@ func TestProcessIsToldFromALaterOneOfItsNumber(t *testing.T) {
 		t.Error("another start, yet the same process")
 	}
 	p.Kill() // must not hit this test
+}
+
+func TestNodesAreFoundBeforeTheyAreRecorded(t *testing.T) {
+	d := Dir(t.TempDir())
+	// A shell under a node's arguments: "node" is the script that it reads, a
+	// pipe that nobody writes to.
+	fifo := filepath.Join(t.TempDir(), "node")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: "/bin/sh", Args: []string{"viaduct", "node", string(d), "node-2"}, Dir: filepath.Dir(fifo)}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	all := d.Processes()
+	if len(all) != 1 || all[0].PID != cmd.Process.Pid || all[0].Role != RoleNode || all[0].Node != "node-2" {
+		t.Errorf("found %+v", all)
+	}
 }
 
 func TestShimsAreFoundByTheirProgram(t *testing.T) {

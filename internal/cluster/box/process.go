@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -69,34 +68,55 @@ func (d Dir) SaveProcesses(all []Process) error {
 }
 
 // Processes are those of the cluster that are alive: the recorded ones, and
-// the shims, which run a program of the cluster's own directory.
+// those that were started too shortly before a crash to be recorded; and the
+// shims, which run a program of the cluster's own directory.
 func (d Dir) Processes() []Process {
 	var recorded, alive []Process
 	if text, err := os.ReadFile(d.processFile()); err == nil {
 		_ = json.Unmarshal(text, &recorded) // what a crash left is not worth an error
 	}
+	known := map[int]bool{}
 	for _, p := range recorded {
 		if p.Alive() {
+			alive, known[p.PID] = append(alive, p), true
+		}
+	}
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || known[pid] {
+			continue
+		}
+		role, node := d.roleOf(pid)
+		if role == "" {
+			continue
+		}
+		if p, err := NewProcess(role, node, pid); err == nil && p.Alive() {
 			alive = append(alive, p)
 		}
 	}
-	return append(alive, d.shims()...)
+	return alive
 }
 
-func (d Dir) shims() []Process {
-	var found []Process
-	links, _ := filepath.Glob("/proc/[0-9]*/exe")
-	for _, link := range links {
-		target, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(target, d.Programs()+"/viaduct-shim") {
-			continue
-		}
-		pid, _ := strconv.Atoi(strings.Split(link, "/")[2])
-		if p, err := NewProcess(RoleShim, d.nodeOf(pid), pid); err == nil {
-			found = append(found, p)
-		}
+// roleOf tells a process of the cluster by its program and its arguments; it is
+// empty for others.
+func (d Dir) roleOf(pid int) (role, node string) {
+	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return "", ""
 	}
-	return found
+	switch {
+	case strings.HasPrefix(program, d.Programs()+"/viaduct-shim"):
+		return RoleShim, d.nodeOf(pid)
+	case strings.HasPrefix(program, d.Programs()+"/viaduct-supervisor"):
+		return RoleSupervisor, ""
+	}
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+	if len(args) == 4 && args[0] == "viaduct" && args[1] == RoleNode && args[2] == string(d) {
+		return RoleNode, args[3]
+	}
+	return "", ""
 }
 
 // nodeOf tells a shim's node from its command line, which names its directory.
