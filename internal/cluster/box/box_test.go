@@ -108,6 +108,13 @@ func TestProcessIsToldFromALaterOneOfItsNumber(t *testing.T) {
 	p.Kill() // must not hit this test
 }
 
+func TestNameserversOfAResolvConf(t *testing.T) {
+	const text = "# nameserver 1.1.1.1\nsearch x\nnameserver 192.0.2.1\nnameserver\nnameserver nonsense\n nameserver 2001:db8::1 # second\n"
+	if got := fmt.Sprint(nameservers(strings.NewReader(text))); got != "[192.0.2.1:53 [2001:db8::1]:53]" {
+		t.Error(got)
+	}
+}
+
 func TestNodesAreFoundBeforeTheyAreRecorded(t *testing.T) {
 	d := Dir(t.TempDir())
 	// A shell under a node's arguments: "node" is the script that it reads, a

@@ -181,26 +181,6 @@ func families(flag string, ranges []netip.Prefix, bad func(string, string, ...an
 	}
 }
 
-// UpstreamHost is the DNSUpstream that means the host's own resolvers.
-const UpstreamHost = "host"
-
-// ParseUpstreams reads a comma-separated list of DNS servers, each an address
-// with or without a port.
-func ParseUpstreams(list string) ([]netip.AddrPort, error) {
-	var all []netip.AddrPort
-	for _, s := range strings.Split(list, ",") {
-		s = strings.TrimSpace(s)
-		if ap, err := netip.ParseAddrPort(s); err == nil {
-			all = append(all, ap)
-		} else if a, err := netip.ParseAddr(s); err == nil {
-			all = append(all, netip.AddrPortFrom(a, 53))
-		} else {
-			return nil, fmt.Errorf("%q is neither %q nor the address of a DNS server", s, UpstreamHost)
-		}
-	}
-	return all, nil
-}
-
 func contains(ranges []netip.Prefix, a netip.Addr) bool {
 	for _, p := range ranges {
 		if p.Contains(a) {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +20,6 @@ const (
 	PathStatus = "/status"      // GET: Status
 	PathStop   = "/stop"        // POST: ends the supervisor and the nodes
 	PathPull   = "/images/pull" // POST ?name=
-	PathQuery  = "/dns"         // POST: a DNS query, to the upstream resolvers
 )
 
 // Event is something that happened on the way up.
@@ -132,16 +130,6 @@ func (c *Client) Stop(ctx context.Context) error {
 // Pull fetches an image from its registry.
 func (c *Client) Pull(ctx context.Context, name string) error {
 	return c.ask(ctx, http.MethodPost, PathPull+"?name="+url.QueryEscape(name), nil, nil)
-}
-
-// Query sends a DNS query to the upstream resolvers and gives their answer.
-func (c *Client) Query(ctx context.Context, query []byte) ([]byte, error) {
-	body, err := c.do(ctx, http.MethodPost, PathQuery, bytes.NewReader(query))
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	return io.ReadAll(io.LimitReader(body, 64<<10))
 }
 
 func (c *Client) ask(ctx context.Context, method, path string, in io.Reader, out any) error {

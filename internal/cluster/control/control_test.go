@@ -1,12 +1,10 @@
 package control_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -73,18 +71,6 @@ func TestFailuresKeepTheirWords(t *testing.T) {
 	var f *control.FailureError
 	if !errors.As(err, &f) || err.Error() != "no a/b:c" {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestQueriesAndAnswersAreBytes(t *testing.T) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+control.PathQuery, func(w http.ResponseWriter, r *http.Request) {
-		query, _ := io.ReadAll(r.Body)
-		w.Write(append(query, 0, 255))
-	})
-	got, err := serve(t, mux).Query(t.Context(), []byte{1, 2})
-	if err != nil || !bytes.Equal(got, []byte{1, 2, 0, 255}) {
-		t.Errorf("%v, %v", got, err)
 	}
 }
 

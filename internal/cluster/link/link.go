@@ -33,6 +33,9 @@ type Message struct {
 	// those of an earlier process of the node can go.
 	Settled bool `json:"settled,omitempty"`
 
+	// Dial asks for a socket to an upstream DNS server; the answer is Dialled.
+	Dial *Dial `json:"dial,omitempty"`
+
 	// From the supervisor to a node:
 
 	// Go says that the node's network is there; for the first node it carries
@@ -42,6 +45,8 @@ type Message struct {
 	Connect bool `json:"connect,omitempty"`
 	// Opened carries the socket of a port, or says why there is none.
 	Opened *Opened `json:"opened,omitempty"`
+	// Dialled carries the socket, or says why there is none.
+	Dialled *Dialled `json:"dialled,omitempty"`
 }
 
 // Step is something done on the way up.
@@ -63,6 +68,19 @@ type Opened struct {
 	Port
 	HostPort uint16 `json:"hostPort"`
 	Error    string `json:"error,omitempty"`
+}
+
+// Dial is a socket to an address outside the box.
+type Dial struct {
+	ID      uint64 `json:"id"`
+	Network string `json:"network"` // udp or tcp
+	Address string `json:"address"`
+}
+
+// Dialled answers the Dial of that ID.
+type Dialled struct {
+	ID    uint64 `json:"id"`
+	Error string `json:"error,omitempty"`
 }
 
 // Conn is one end of a link. It may be used by several senders and one

@@ -11,5 +11,6 @@
 //	control.go  the control plane, on the first node
 //	roles.go    what runs on every node
 //	ready.go    when the node does all that is asked of it
+//	outside.go  sockets to upstream DNS servers, from the host
 //	publish.go  ports of Services on the host, on the first node
 package node

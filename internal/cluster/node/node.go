@@ -33,6 +33,7 @@ type process struct {
 	told    chan word         // the supervisor has made the network
 	connect chan struct{}     // closed when the API can be reached
 	opened  chan openedOnHost // ports on the host
+	outside *outside          // upstream DNS servers
 }
 
 // word is the word to begin, with the API's listener on the host for the first
@@ -71,6 +72,7 @@ func Start(ctx context.Context, dir box.Dir, name string, log *slog.Logger) erro
 		told:    make(chan word, 1),
 		connect: make(chan struct{}),
 		opened:  make(chan openedOnHost),
+		outside: &outside{link: l},
 	}
 	if err := p.run(ctx); err != nil {
 		log.Error("the node has failed", "err", err)
@@ -141,6 +143,9 @@ func (p *process) listen(ctx context.Context) error {
 			p.told <- w
 		case m.Connect:
 			close(p.connect)
+		case m.Dialled != nil:
+			p.outside.take(*m.Dialled, files)
+			continue
 		case m.Opened != nil:
 			o := openedOnHost{Opened: *m.Opened}
 			if len(files) > 0 {

@@ -11,5 +11,5 @@
 //	nodes.go       a node's process: started, watched, started again
 //	ports.go       sockets on 127.0.0.1, handed to the first node
 //	serve.go       what the command line and the nodes ask
-//	upstream.go    DNS queries to the host's resolvers
+//	upstream.go    sockets to the host's resolvers, where asked for
 package supervisor

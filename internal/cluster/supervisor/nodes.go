@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 
@@ -194,6 +195,11 @@ func (n *node) tell(ctx context.Context, l *link.Conn, prepared, gone <-chan str
 func (n *node) listen(l *link.Conn) {
 	s := n.supervisor
 	session := s.ports.session()
+	// Dialling takes time, and other messages do not wait for it.
+	ctx, cancel := context.WithCancel(context.Background())
+	var dialling sync.WaitGroup
+	defer dialling.Wait()
+	defer cancel()
 	for {
 		m, files, err := l.Receive()
 		if err != nil {
@@ -233,6 +239,8 @@ func (n *node) listen(l *link.Conn) {
 			_ = l.Send(link.Message{Opened: &opened}, f)
 		case m.Close != nil:
 			s.ports.close(*m.Close)
+		case m.Dial != nil:
+			dialling.Go(func() { s.answerDial(ctx, l, *m.Dial) })
 		case m.Settled:
 			s.ports.closeOlder(session)
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"os/exec"
@@ -35,7 +34,6 @@ func (s *supervisor) serve(l *net.UnixListener) (<-chan struct{}, func()) {
 		s.stop()
 	})
 	mux.HandleFunc("POST "+control.PathPull, s.pull)
-	mux.HandleFunc("POST "+control.PathQuery, s.query)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() {
@@ -81,20 +79,6 @@ func (s *supervisor) pull(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("pulled an image", "image", name, "took", time.Since(begin).String())
 	answer(w, struct{}{})
-}
-
-func (s *supervisor) query(w http.ResponseWriter, r *http.Request) {
-	query, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	response, err := s.askUpstream(r.Context(), query)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	_, _ = w.Write(response)
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -1,13 +1,9 @@
 package supervisor
 
 import (
-	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -116,91 +112,35 @@ func TestFollowersSeeWhatWasBeforeThemAndTheEnd(t *testing.T) {
 	}
 }
 
-func TestNameserversOfAResolvConf(t *testing.T) {
-	const text = "# nameserver 1.1.1.1\nsearch x\nnameserver 192.0.2.1\nnameserver\nnameserver nonsense\n nameserver 2001:db8::1 # second\n"
-	if got := fmt.Sprint(nameservers(strings.NewReader(text))); got != "[192.0.2.1:53 [2001:db8::1]:53]" {
-		t.Error(got)
-	}
-}
-
-// upstream is a DNS server that answers each query by itself and a tail, first
-// by UDP and truncated if it is told so.
-func upstream(t *testing.T, truncate bool) netip.AddrPort {
-	t.Helper()
-	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+func TestOnlyUpstreamServersAreDialled(t *testing.T) {
+	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { udp.Close() })
-	at := udp.LocalAddr().(*net.UDPAddr).AddrPort()
-	tcp, err := net.Listen("tcp4", at.String())
-	if err != nil {
-		t.Skipf("the port is free for UDP and not for TCP: %v", err)
-	}
-	t.Cleanup(func() { tcp.Close() })
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := udp.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			udp.WriteToUDPAddrPort([]byte("another query's answer"), from)
-			answer := append([]byte{}, buf[:n]...)
-			if truncate {
-				answer[2] |= truncated
-			} else {
-				answer = append(answer, "by udp"...)
-			}
-			udp.WriteToUDPAddrPort(answer, from)
-		}
-	}()
-	go func() {
-		for {
-			conn, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			var length [2]byte
-			io.ReadFull(conn, length[:])
-			query := make([]byte, binary.BigEndian.Uint16(length[:]))
-			io.ReadFull(conn, query)
-			answer := append(query, "by tcp"...)
-			conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
-			conn.Close()
-		}
-	}()
-	return at
-}
-
-func TestQueriesGoToTheUpstreamThatAnswers(t *testing.T) {
-	dead, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := dead.LocalAddr().String()
-	dead.Close()
-	query := []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00question")
-	for name, c := range map[string]struct {
-		truncate bool
-		want     string
-	}{
-		"by UDP":                        {false, "questionby udp"},
-		"by TCP, where UDP has no room": {true, "questionby tcp"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := &supervisor{}
-			s.cfg.Spec.DNSUpstream = nobody + "," + upstream(t, c.truncate).String()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			answer, err := s.askUpstream(ctx, query)
-			if err != nil || !strings.HasSuffix(string(answer), c.want) {
-				t.Errorf("%q, %v", answer, err)
-			}
-		})
-	}
+	defer udp.Close()
 	s := &supervisor{}
-	if _, err := s.askUpstream(t.Context(), query); err == nil || !strings.Contains(err.Error(), "--dns-upstream") {
-		t.Errorf("without an upstream: %v", err)
+	s.cfg.Spec.DNSUpstream = udp.LocalAddr().String()
+	file, err := s.dial(t.Context(), link.Dial{Network: "udp", Address: s.cfg.Spec.DNSUpstream})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	udp.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 10)
+	if n, _, err := udp.ReadFrom(buf); err != nil || string(buf[:n]) != "hello" {
+		t.Errorf("%q, %v", buf[:n], err)
+	}
+	for _, d := range []link.Dial{{Network: "udp", Address: "127.0.0.1:1"}, {Network: "unix", Address: s.cfg.Spec.DNSUpstream}} {
+		if _, err := s.dial(t.Context(), d); err == nil || !strings.Contains(err.Error(), "no upstream") {
+			t.Errorf("%+v: %v", d, err)
+		}
 	}
 }
