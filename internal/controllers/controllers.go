@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	"viaduct.dev/viaduct/internal/controllers/clusterdns"
 	"viaduct.dev/viaduct/internal/controllers/deployment"
 	"viaduct.dev/viaduct/internal/controllers/endpointslice"
 	"viaduct.dev/viaduct/internal/controllers/garbage"
@@ -39,6 +40,9 @@ type Config struct {
 	NodeCIDRMaskSizes []int
 	// LoadBalancerPools are the ranges of load-balancer addresses.
 	LoadBalancerPools []netip.Prefix
+	// ClusterDNS are the addresses of the Service kube-system/kube-dns, the
+	// primary family first; without any there is no such Service.
+	ClusterDNS []netip.Addr
 	// NodeGracePeriod is how long a node may be silent; 0 means 40 s.
 	NodeGracePeriod time.Duration
 	Log             *slog.Logger
@@ -92,5 +96,10 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error {
 		return loadbalancer.Run(ctx, loadbalancer.Config{Client: cfg.Client, Informers: cfg.Informers, Recorder: recorder("service-controller"), Pools: cfg.LoadBalancerPools, Log: cfg.Log})
 	})
+	if len(cfg.ClusterDNS) > 0 {
+		g.Go(func() error {
+			return clusterdns.Run(ctx, clusterdns.Config{Client: cfg.Client, Informers: cfg.Informers, Addresses: cfg.ClusterDNS, Log: cfg.Log})
+		})
+	}
 	return g.Wait()
 }

@@ -69,6 +69,7 @@ func start(t *testing.T, nodes ...string) *cluster {
 			ClusterCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")},
 			NodeCIDRMaskSizes: []int{24, 64},
 			LoadBalancerPools: []netip.Prefix{netip.MustParsePrefix("172.20.255.0/30"), netip.MustParsePrefix("fd00:172:20::ff00/120")},
+			ClusterDNS:        []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")},
 			NodeGracePeriod:   time.Second,
 			Log:               log,
 		})
@@ -417,6 +418,24 @@ func TestLoadBalancersGetAddressesOfThePool(t *testing.T) {
 		s, err := services.Get(t.Context(), "waits", metav1.GetOptions{})
 		must(t, err)
 		return strings.Join(s.Finalizers, ",")
+	})
+}
+
+func TestClusterDNSIsAServiceWithEveryReadyNode(t *testing.T) {
+	c := start(t, "a", "bb")
+	c.eventually("it is there", func() string {
+		s, err := c.client.CoreV1().Services("kube-system").Get(t.Context(), "kube-dns", metav1.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		slice, err := c.client.DiscoveryV1().EndpointSlices("kube-system").Get(t.Context(), "kube-dns-ipv4", metav1.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		if strings.Join(s.Spec.ClusterIPs, " ") != "10.96.0.10 fd00:10:96::a" || len(slice.Endpoints) != 2 || !*slice.Endpoints[0].Conditions.Ready {
+			return fmt.Sprint(s.Spec.ClusterIPs, slice.Endpoints)
+		}
+		return ""
 	})
 }
 
