@@ -15,6 +15,7 @@ import (
 
 	"viaduct.dev/viaduct/internal/cluster/box"
 	"viaduct.dev/viaduct/internal/cluster/link"
+	"viaduct.dev/viaduct/internal/lab"
 )
 
 // fdLink is the descriptor that the process begins with.
@@ -62,6 +63,9 @@ func Start(ctx context.Context, dir box.Dir, name string, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
+	if err := atHome(spec.Name, name); err != nil {
+		return err
+	}
 	unix.CloseOnExec(fdLink)
 	l, err := link.FromFile(os.NewFile(fdLink, "link"))
 	if err != nil {
@@ -77,6 +81,29 @@ func Start(ctx context.Context, dir box.Dir, name string, log *slog.Logger) erro
 	if err := p.run(ctx); err != nil {
 		log.Error("the node has failed", "err", err)
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// atHome makes sure that this process is in its node's network namespace: what
+// roles do to the network must never be done to the host's.
+func atHome(cluster, node string) error {
+	home, err := lab.Open(box.NodeNamespace(cluster, node))
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	defer home.Close()
+	here, err := lab.Current()
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	defer here.Close()
+	same, err := here.Is(home)
+	if err == nil && !same {
+		err = errors.New("this process is not in the node's network namespace")
+	}
+	if err != nil {
+		return fmt.Errorf("node: it is started by the supervisor: %w", err)
 	}
 	return nil
 }
