@@ -55,7 +55,7 @@ func Run(ctx context.Context, cfg Config) error {
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { poke() }, UpdateFunc: func(any, any) { poke() }, DeleteFunc: func(any) { poke() },
 	}
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, i := range []cache.SharedIndexInformer{
 		cfg.Informers.Core().V1().Services().Informer(), cfg.Informers.Core().V1().Nodes().Informer(),
 		cfg.Informers.Discovery().V1().EndpointSlices().Informer(),
@@ -66,7 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 			v6.close()
 			return fmt.Errorf("announce: %w", err)
 		}
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
 	cfg.Informers.Start(ctx.Done())
 
@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error {
 		defer v4.close()
 		defer v6.close()
-		if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		if !cache.WaitFor(ctx, "", synced...) {
 			return nil
 		}
 		owned := map[netip.Addr]bool{}

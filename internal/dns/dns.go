@@ -86,7 +86,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	g.Go(func() error {
 		cfg.Informers.Start(ctx.Done())
-		if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		if !cache.WaitFor(ctx, "", synced...) {
 			return nil
 		}
 		close(s.synced)
@@ -111,7 +111,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 // follow keeps the zone up to date.
-func (s *server) follow() ([]cache.InformerSynced, error) {
+func (s *server) follow() ([]cache.DoneChecker, error) {
 	services, err := s.cfg.Informers.Core().V1().Services().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { s.zone.SetService(o.(*corev1.Service)) },
 		UpdateFunc: func(_, o any) { s.zone.SetService(o.(*corev1.Service)) },
@@ -156,7 +156,7 @@ func (s *server) follow() ([]cache.InformerSynced, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []cache.InformerSynced{services.HasSynced, slices.HasSynced, namespaces.HasSynced}, nil
+	return []cache.DoneChecker{services.HasSyncedChecker(), slices.HasSyncedChecker(), namespaces.HasSyncedChecker()}, nil
 }
 
 // listen opens every socket before any is served, so that a port in use is an

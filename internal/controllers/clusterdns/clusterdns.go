@@ -55,7 +55,7 @@ func Run(ctx context.Context, cfg Config) error {
 			l.Add(loop.Key{Namespace: namespace, Name: name})
 		}
 	})
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, h := range []struct {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
@@ -68,10 +68,10 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return fmt.Errorf("clusterdns controller: %w", err)
 		}
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
 	cfg.Informers.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return nil
 	}
 	l.Add(loop.Key{Namespace: namespace, Name: name})
