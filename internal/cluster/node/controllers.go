@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"viaduct.dev/viaduct/internal/controllers"
+	"viaduct.dev/viaduct/internal/controllers/clusterdns"
 )
 
 // controllers runs the loops of the control plane, and the scheduler.
@@ -26,5 +27,15 @@ func (p *process) controllers(ctx context.Context, config *rest.Config, client k
 		NodeCIDRMaskSizes: p.spec.NodeCIDRMaskSizes(),
 		LoadBalancerPools: p.spec.LoadBalancerRanges,
 		Log:               p.log.With("part", "controllers"),
+	})
+}
+
+// clusterDNS keeps the Service by which the DNS servers of all nodes are one.
+func (p *process) clusterDNS(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory) error {
+	return clusterdns.Run(ctx, clusterdns.Config{
+		Client:    client,
+		Informers: factory,
+		Addresses: p.spec.DNSAddresses(),
+		Log:       p.log.With("part", "clusterdns"),
 	})
 }

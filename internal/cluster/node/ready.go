@@ -23,6 +23,12 @@ func (p *process) awaitReady(ctx context.Context, factory informers.SharedInform
 		return err
 	}
 	p.step("node", begin)
+	for _, server := range p.spec.DNSAddresses() {
+		if err := awaitDNS(ctx, netip.AddrPortFrom(server, dnsPort), "kubernetes.default.svc."+p.spec.Domain+"."); err != nil {
+			return err
+		}
+	}
+	p.step("DNS", begin)
 	_ = p.link.Send(link.Message{Ready: true}) // its end is seen by listen
 	p.rest(ctx)
 	return nil

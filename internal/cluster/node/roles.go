@@ -26,11 +26,14 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 	factory := informers.NewSharedInformerFactory(client, 0)
 	roles := []role{
 		{"agent", func(ctx context.Context) error { return p.agent(ctx, client, factory) }},
+		{"dns", func(ctx context.Context) error { return p.dns(ctx, factory) }},
+		{"announce", func(ctx context.Context) error { return p.announce(ctx, factory) }},
 		{"readiness", func(ctx context.Context) error { return p.awaitReady(ctx, factory) }},
 	}
 	if p.number == 1 {
 		roles = append(roles,
 			role{"controllers", func(ctx context.Context) error { return p.controllers(ctx, config, client, factory) }},
+			role{"cluster DNS", func(ctx context.Context) error { return p.clusterDNS(ctx, client, factory) }},
 			role{"publisher", func(ctx context.Context) error { return p.publish(ctx, factory) }},
 		)
 	}

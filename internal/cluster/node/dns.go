@@ -1,0 +1,40 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+
+	"k8s.io/client-go/informers"
+
+	"viaduct.dev/viaduct/internal/dns"
+	"viaduct.dev/viaduct/internal/dns/nodelocal"
+)
+
+const dnsPort = 53
+
+// dns answers the cluster's names: at the cluster's DNS addresses, which the
+// node holds itself, and at the node's own, for nodes whose server is away.
+func (p *process) dns(ctx context.Context, factory informers.SharedInformerFactory) error {
+	// Start has made sure that this is not the host's own namespace.
+	if err := nodelocal.Assign(p.spec.DNSAddresses(), true); err != nil {
+		return err
+	}
+	upstreams, err := p.spec.Upstreams()
+	if err != nil {
+		return err
+	}
+	var listen []netip.AddrPort
+	for _, a := range append(p.spec.DNSAddresses(), p.spec.NodeAddresses(p.number)...) {
+		listen = append(listen, netip.AddrPortFrom(a, dnsPort))
+	}
+	return dns.Run(ctx, dns.Config{
+		Informers:    factory,
+		Domain:       p.spec.Domain,
+		Listen:       listen,
+		ServiceCIDRs: p.spec.ServiceCIDRs,
+		PodCIDRs:     p.spec.ClusterCIDRs,
+		Upstreams:    upstreams,
+		Dial:         p.outside.Dial,
+		Log:          p.log.With("part", "dns"),
+	})
+}
