@@ -56,6 +56,7 @@ const (
 
 type server struct {
 	cfg    Config
+	mu     sync.RWMutex // held to change the zone, and shared to read it
 	zone   *zone.Zone
 	synced chan struct{} // closed when the zone is complete
 	ready  atomic.Bool
@@ -113,14 +114,14 @@ func Run(ctx context.Context, cfg Config) error {
 // follow keeps the zone up to date.
 func (s *server) follow() ([]cache.DoneChecker, error) {
 	services, err := s.cfg.Informers.Core().V1().Services().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { s.zone.SetService(o.(*corev1.Service)) },
-		UpdateFunc: func(_, o any) { s.zone.SetService(o.(*corev1.Service)) },
+		AddFunc:    func(o any) { s.change(func(z *zone.Zone) { z.SetService(o.(*corev1.Service)) }) },
+		UpdateFunc: func(_, o any) { s.change(func(z *zone.Zone) { z.SetService(o.(*corev1.Service)) }) },
 		DeleteFunc: func(o any) {
 			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = gone.Obj
 			}
 			if svc, ok := o.(*corev1.Service); ok {
-				s.zone.DeleteService(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+				s.change(func(z *zone.Zone) { z.DeleteService(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}) })
 			}
 		},
 	})
@@ -128,14 +129,14 @@ func (s *server) follow() ([]cache.DoneChecker, error) {
 		return nil, err
 	}
 	slices, err := s.cfg.Informers.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { s.zone.SetSlice(o.(*discoveryv1.EndpointSlice)) },
-		UpdateFunc: func(_, o any) { s.zone.SetSlice(o.(*discoveryv1.EndpointSlice)) },
+		AddFunc:    func(o any) { s.change(func(z *zone.Zone) { z.SetSlice(o.(*discoveryv1.EndpointSlice)) }) },
+		UpdateFunc: func(_, o any) { s.change(func(z *zone.Zone) { z.SetSlice(o.(*discoveryv1.EndpointSlice)) }) },
 		DeleteFunc: func(o any) {
 			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = gone.Obj
 			}
 			if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-				s.zone.DeleteSlice(slice)
+				s.change(func(z *zone.Zone) { z.DeleteSlice(slice) })
 			}
 		},
 	})
@@ -143,13 +144,13 @@ func (s *server) follow() ([]cache.DoneChecker, error) {
 		return nil, err
 	}
 	namespaces, err := s.cfg.Informers.Core().V1().Namespaces().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { s.zone.SetNamespace(o.(*corev1.Namespace).Name) },
+		AddFunc: func(o any) { s.change(func(z *zone.Zone) { z.SetNamespace(o.(*corev1.Namespace).Name) }) },
 		DeleteFunc: func(o any) {
 			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = gone.Obj
 			}
 			if n, ok := o.(*corev1.Namespace); ok {
-				s.zone.DeleteNamespace(n.Name)
+				s.change(func(z *zone.Zone) { z.DeleteNamespace(n.Name) })
 			}
 		},
 	})
@@ -157,6 +158,12 @@ func (s *server) follow() ([]cache.DoneChecker, error) {
 		return nil, err
 	}
 	return []cache.DoneChecker{services.HasSyncedChecker(), slices.HasSyncedChecker(), namespaces.HasSyncedChecker()}, nil
+}
+
+func (s *server) change(fn func(*zone.Zone)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn(s.zone)
 }
 
 // listen opens every socket before any is served, so that a port in use is an

@@ -41,10 +41,14 @@ func (s *server) respond(q *mdns.Msg, network string) *mdns.Msg {
 	name := strings.ToLower(question.Name)
 	switch {
 	case s.zone.Contains(name):
-		return s.fromZone(m, question, func(t zone.Type) zone.Answer { return s.zone.Answer(name, t) }, s.zone.Domain())
+		return s.fromZone(m, question, func(t zone.Type) zone.Answer {
+			return s.read(func(z *zone.Zone) zone.Answer { return z.Answer(name, t) })
+		}, s.zone.Domain())
 	case strings.HasSuffix(name, ".arpa."):
 		if addr, ok := zone.ReverseAddr(name); ok && s.ours(addr) {
-			return s.fromZone(m, question, func(t zone.Type) zone.Answer { return s.zone.Reverse(name, addr, t) }, arpa(addr))
+			return s.fromZone(m, question, func(t zone.Type) zone.Answer {
+				return s.read(func(z *zone.Zone) zone.Answer { return z.Reverse(name, addr, t) })
+			}, arpa(addr))
 		}
 	}
 	if len(s.cfg.Upstreams) > 0 {
@@ -52,6 +56,12 @@ func (s *server) respond(q *mdns.Msg, network string) *mdns.Msg {
 	}
 	m.Rcode = mdns.RcodeRefused
 	return m
+}
+
+func (s *server) read(fn func(*zone.Zone) zone.Answer) zone.Answer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return fn(s.zone)
 }
 
 // ours says whether the reverse name of an address is the cluster's to answer.

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 )
 
 // web is a Deployment of toolboxes with a Service's worth of ports, labelled

@@ -23,8 +23,6 @@ func (z *Zone) Contains(name string) bool {
 // Answer answers a question for a name of the zone, fully qualified and in lower
 // case. A CNAME within the zone is followed.
 func (z *Zone) Answer(name string, qtype Type) Answer {
-	z.mu.RLock()
-	defer z.mu.RUnlock()
 	return z.answer(name, qtype, 8)
 }
 
@@ -227,8 +225,6 @@ func undashed(label string) (netip.Addr, bool) {
 // Reverse answers a PTR question for an address that a Service has. It says
 // Exists false for an address that none has.
 func (z *Zone) Reverse(name string, addr netip.Addr, qtype Type) Answer {
-	z.mu.RLock()
-	defer z.mu.RUnlock()
 	names := z.reverse[addr]
 	if len(names) == 0 {
 		return none

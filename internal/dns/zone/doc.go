@@ -11,5 +11,5 @@
 //	z.SetService(service)
 //	a := z.Answer("web.default.svc.cluster.local.", zone.A)
 //
-// A Zone may be read by many while one changes it.
+// A Zone may be read by many at once, but not while it is changed.
 package zone

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,9 +18,7 @@ const Version = "1.1.0"
 
 // Zone is the records of a cluster.
 type Zone struct {
-	domain string // with a final dot, in lower case
-
-	mu       sync.RWMutex
+	domain   string // with a final dot, in lower case
 	services map[types.NamespacedName]*service
 	reverse  map[netip.Addr]map[types.NamespacedName]string // the names of an address, by Service
 	spaces   map[string]int                                 // how many Services a namespace has
@@ -64,8 +61,6 @@ func (z *Zone) Domain() string { return z.domain }
 // SetService adds or replaces a Service. The object is kept and must not be
 // changed afterwards.
 func (z *Zone) SetService(s *corev1.Service) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
 	key := types.NamespacedName{Namespace: s.Namespace, Name: s.Name}
 	z.service(key).spec = s
 	z.recompute(key)
@@ -73,8 +68,6 @@ func (z *Zone) SetService(s *corev1.Service) {
 
 // DeleteService removes a Service's records.
 func (z *Zone) DeleteService(key types.NamespacedName) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
 	if s := z.services[key]; s != nil {
 		s.spec = nil
 		z.recompute(key)
@@ -84,15 +77,11 @@ func (z *Zone) DeleteService(key types.NamespacedName) {
 // SetNamespace says that there is a namespace, whose name then exists even if no
 // Service is in it.
 func (z *Zone) SetNamespace(name string) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
 	z.known[name] = true
 }
 
 // DeleteNamespace says that there is none any more.
 func (z *Zone) DeleteNamespace(name string) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
 	delete(z.known, name)
 }
 
@@ -106,8 +95,6 @@ func (z *Zone) SetSlice(s *discoveryv1.EndpointSlice) {
 	if name == "" {
 		return
 	}
-	z.mu.Lock()
-	defer z.mu.Unlock()
 	key := types.NamespacedName{Namespace: s.Namespace, Name: name}
 	z.service(key).slices[s.Name] = s
 	z.recompute(key)
@@ -115,8 +102,6 @@ func (z *Zone) SetSlice(s *discoveryv1.EndpointSlice) {
 
 // DeleteSlice removes an EndpointSlice.
 func (z *Zone) DeleteSlice(s *discoveryv1.EndpointSlice) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
 	key := types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
 	if have := z.services[key]; have != nil {
 		delete(have.slices, s.Name)
