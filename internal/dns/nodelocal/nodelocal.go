@@ -54,6 +54,10 @@ func inHostNamespace() (bool, error) {
 		return false, err
 	}
 	first, err := os.Stat("/proc/1/ns/net")
+	if errors.Is(err, os.ErrPermission) {
+		// A container that may not look at the first process is not the host.
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
