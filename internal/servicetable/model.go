@@ -1,0 +1,184 @@
+package servicetable
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Protocol is the number of a transport protocol in the IP header.
+type Protocol uint8
+
+// The protocols that Services have.
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+// String is the protocol in lower case.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return strconv.Itoa(int(p))
+}
+
+func protocol(p corev1.Protocol) (Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return TCP, true
+	case corev1.ProtocolUDP:
+		return UDP, true
+	case corev1.ProtocolSCTP:
+		return SCTP, true
+	}
+	return 0, false
+}
+
+// Frontend is anything that a client can dial. A node port has the unspecified
+// address of its family.
+type Frontend struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+}
+
+// IsNodePort says whether it stands for a port on the node's own addresses.
+func (f Frontend) IsNodePort() bool { return f.Addr.IsUnspecified() }
+
+// String is such as 10.96.0.10:53/udp.
+func (f Frontend) String() string {
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol)
+}
+
+// PoolID names a pool in a data plane: its number in the low 20 bits, the class
+// of its session affinity in the high 4, nothing between. 0 is no pool.
+type PoolID uint32
+
+// MaxPools is how many pools there can be.
+const MaxPools = 1<<20 - 1
+
+const affinityShift = 28
+
+func poolID(number uint32, class uint8) PoolID {
+	return PoolID(uint32(class)<<affinityShift | number)
+}
+
+func (id PoolID) number() uint32 { return uint32(id) & MaxPools }
+
+// AffinityClass is 0 for a pool without session affinity, else an index into
+// AffinitySeconds plus one.
+func (id PoolID) AffinityClass() uint8 { return uint8(id >> affinityShift) }
+
+// AffinitySeconds are the time-outs that session affinity can have. A Service's
+// own is rounded up to one of them: a data plane has a constant rule for each.
+var AffinitySeconds = [15]int32{10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 64800, 86400}
+
+func affinityClass(svc *corev1.Service) uint8 {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
+	if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	for i, s := range AffinitySeconds {
+		if seconds <= s {
+			return uint8(i + 1)
+		}
+	}
+	return uint8(len(AffinitySeconds))
+}
+
+// Verdict is what becomes of a new connection to a frontend.
+type Verdict uint8
+
+// The verdicts. None is that of a frontend that is not there.
+const (
+	None   Verdict = iota
+	Serve          // by the view's pool
+	Refuse         // nobody serves it anywhere
+	Drop           // somebody does, but nobody where the policy allows
+)
+
+// View is what one side of a frontend leads to.
+type View struct {
+	Verdict Verdict
+	Pool    PoolID
+	Size    uint32 // of the pool
+}
+
+// Target is what a frontend leads to. The zero value is a frontend that is not
+// there.
+type Target struct {
+	// Service is the Service's port: namespace/name:port.
+	Service string
+	// Internal is the view of this node and its Pods, External everybody else's.
+	Internal, External View
+	// Masquerade says that the backend shall see this node's address instead of
+	// an external caller's. Cluster IPs, which are told by their range, lack it.
+	Masquerade bool
+}
+
+// Diff is what changed. It is valid until the next call of the Table.
+type Diff struct {
+	Frontends []FrontendChange
+	Slots     []SlotChange
+	// Local are the addresses of backends on this node that came and went.
+	Local []LocalChange
+	// Gone are the backends that left a pool.
+	Gone []Gone
+	// Revision is what the table contains after the change.
+	Revision Revision
+}
+
+// Empty says whether nothing changed but the revision.
+func (d Diff) Empty() bool {
+	return len(d.Frontends) == 0 && len(d.Slots) == 0 && len(d.Local) == 0
+}
+
+// FrontendChange is a frontend whose target changed.
+type FrontendChange struct {
+	Frontend Frontend
+	Old, New Target
+}
+
+// SlotChange is a slot whose backend changed. The zero AddrPort is an empty slot.
+type SlotChange struct {
+	Pool     PoolID
+	Slot     uint32
+	Old, New netip.AddrPort
+}
+
+// LocalChange is an address of a backend on this node that came or went.
+type LocalChange struct {
+	Addr  netip.Addr
+	Added bool
+}
+
+// Gone is a backend that left a pool.
+type Gone struct {
+	Pool     PoolID
+	Protocol Protocol
+	Backend  netip.AddrPort
+}
+
+// Revision is the newest resourceVersion of each kind that a table contains.
+type Revision struct {
+	Services, EndpointSlices uint64
+}
+
+func newer(have uint64, version string) uint64 {
+	if v, err := strconv.ParseUint(version, 10, 64); err == nil && v > have {
+		return v
+	}
+	return have
+}

@@ -1,0 +1,208 @@
+package servicetable
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// scope is which endpoints of a Service port a pool draws from.
+type scope uint8
+
+const (
+	everywhere scope = iota
+	here             // on this node only
+	scopes
+)
+
+// pool is one set of backends in dense slots.
+type pool struct {
+	id    PoolID
+	group *group
+	scope scope
+	slots []netip.AddrPort
+}
+
+// portKey names the port of a Service in one family.
+type portKey struct {
+	name     string
+	protocol Protocol
+	v4       bool
+}
+
+// group is all endpoints of a Service port in one family, with the pools drawn
+// from them.
+type group struct {
+	key     portKey
+	service *service
+	label   string // namespace/name:port
+	members map[netip.AddrPort]member
+	usable  [scopes]int // members that are ready, by scope
+	ending  [scopes]bool
+	pools   [scopes]*pool // here is nil unless a policy needs it
+}
+
+// member is an endpoint: in how many slices it is in which state, and its slot
+// plus one in each pool.
+type member struct {
+	count [states]uint16
+	slot  [scopes]uint32
+}
+
+func (m member) isReady(s scope) bool {
+	return m.count[readyHere] > 0 || s == everywhere && m.count[ready] > 0
+}
+
+func (m member) isEnding(s scope) bool {
+	return m.count[endingHere] > 0 || s == everywhere && m.count[ending] > 0
+}
+
+func (m member) isHere() bool { return m.count[readyHere] > 0 || m.count[endingHere] > 0 }
+
+func (m member) gone() bool { return m.count == [states]uint16{} }
+
+// wanted says whether a member belongs into the pool of that scope: the ready
+// ones, or while there is none, those that end but still serve (KEP-1669).
+func (g *group) wanted(m member, s scope) bool {
+	if g.ending[s] {
+		return m.isEnding(s)
+	}
+	return m.isReady(s)
+}
+
+// count adds an endpoint of a slice, or takes it away.
+func (t *Table) count(g *group, ap netip.AddrPort, st state, delta int) {
+	before := g.members[ap]
+	m := before
+	m.count[st] += uint16(delta)
+	for s := range scopes {
+		switch {
+		case m.isReady(s) && !before.isReady(s):
+			g.usable[s]++
+		case !m.isReady(s) && before.isReady(s):
+			g.usable[s]--
+		}
+	}
+	if m.isHere() != before.isHere() {
+		t.countLocal(ap.Addr(), m.isHere())
+	}
+	g.members[ap] = m
+	t.touched = append(t.touched, ap)
+}
+
+// settle brings the pools up to what was counted.
+func (t *Table) settle(g *group) {
+	for s, p := range g.pools {
+		s := scope(s)
+		ending := g.usable[s] == 0
+		if flipped := ending != g.ending[s]; flipped {
+			g.ending[s] = ending
+			if p != nil {
+				t.fill(p)
+			}
+		} else if p != nil {
+			for _, ap := range t.touched {
+				t.place(p, ap)
+			}
+		}
+	}
+	for _, ap := range t.touched {
+		if m, ok := g.members[ap]; ok && m.gone() {
+			delete(g.members, ap)
+		}
+	}
+	t.touched = t.touched[:0]
+}
+
+// fill places every member of a pool's group, in a fixed order.
+func (t *Table) fill(p *pool) {
+	for _, ap := range slices.SortedFunc(maps.Keys(p.group.members), netip.AddrPort.Compare) {
+		t.place(p, ap)
+	}
+}
+
+// place puts a member into its pool or takes it out.
+func (t *Table) place(p *pool, ap netip.AddrPort) {
+	m, ok := p.group.members[ap]
+	slot := m.slot[p.scope]
+	switch want := ok && p.group.wanted(m, p.scope); {
+	case want && slot == 0:
+		t.dirtySlot(p, uint32(len(p.slots)), netip.AddrPort{})
+		p.slots = append(p.slots, ap)
+		m.slot[p.scope] = uint32(len(p.slots))
+		p.group.members[ap] = m
+		t.dirtyGroup(p.group)
+	case !want && slot != 0:
+		last := uint32(len(p.slots) - 1)
+		t.dirtySlot(p, last, p.slots[last])
+		if slot-1 != last {
+			t.dirtySlot(p, slot-1, ap)
+			moved := p.slots[last]
+			p.slots[slot-1] = moved
+			mm := p.group.members[moved]
+			mm.slot[p.scope] = slot
+			p.group.members[moved] = mm
+		}
+		p.slots = p.slots[:last]
+		m.slot[p.scope] = 0
+		p.group.members[ap] = m
+		t.dirtyGroup(p.group)
+	}
+}
+
+// addPool gives a group a pool of that scope. Without a free number there is
+// none, and what should have led to it refuses.
+func (t *Table) addPool(g *group, s scope, class uint8) {
+	number, ok := t.takeNumber()
+	if !ok {
+		return
+	}
+	p := &pool{id: poolID(number, class), group: g, scope: s}
+	t.pools[number] = p
+	g.pools[s] = p
+	t.fill(p)
+}
+
+func (t *Table) removePool(g *group, s scope) {
+	p := g.pools[s]
+	if p == nil {
+		return
+	}
+	for i, ap := range p.slots {
+		t.dirtySlot(p, uint32(i), ap)
+		m := g.members[ap]
+		m.slot[s] = 0
+		g.members[ap] = m
+	}
+	g.pools[s] = nil
+	t.pools[p.id.number()] = nil
+	t.free = append(t.free, p.id.number())
+}
+
+func (t *Table) takeNumber() (uint32, bool) {
+	if n := len(t.free); n > 0 {
+		number := t.free[n-1]
+		t.free = t.free[:n-1]
+		return number, true
+	}
+	if len(t.pools) > MaxPools {
+		return 0, false
+	}
+	t.pools = append(t.pools, nil)
+	return uint32(len(t.pools) - 1), true
+}
+
+// view is what a policy makes of a group.
+func (g *group) view(local bool) View {
+	all := g.pools[everywhere]
+	if all == nil || len(all.slots) == 0 {
+		return View{Verdict: Refuse}
+	}
+	p := all
+	if local {
+		if p = g.pools[here]; p == nil || len(p.slots) == 0 {
+			return View{Verdict: Drop}
+		}
+	}
+	return View{Verdict: Serve, Pool: p.id, Size: uint32(len(p.slots))}
+}

@@ -1,0 +1,248 @@
+package servicetable
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// LabelProxyName hands a Service to another proxy.
+const LabelProxyName = "service.kubernetes.io/service-proxy-name"
+
+// service is a Service or the slices that await one.
+type service struct {
+	name     types.NamespacedName
+	slices   map[string]*slice
+	spec     spec
+	groups   map[portKey]*group
+	claimed  []wish
+	declared bool
+}
+
+// spec is what counts of a Service.
+type spec struct {
+	created       int64
+	affinity      uint8
+	externalLocal bool
+	internalLocal bool
+	wishes        []wish
+}
+
+// wish is a frontend that a Service would have.
+type wish struct {
+	frontend Frontend
+	key      portKey
+	external bool // no cluster IP
+}
+
+func (s spec) needs(sc scope) bool {
+	return sc == everywhere || s.internalLocal || s.externalLocal
+}
+
+// parseService returns no wishes for a Service that means nothing to a proxy.
+func parseService(svc *corev1.Service) spec {
+	out := spec{created: svc.CreationTimestamp.Unix(), affinity: affinityClass(svc)}
+	_, other := svc.Labels[LabelProxyName]
+	if other || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == "" || svc.Spec.ClusterIP == corev1.ClusterIPNone {
+		return out
+	}
+	out.internalLocal = svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
+	cluster := addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
+	external := slices.Clone(svc.Spec.ExternalIPs)
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+				external = append(external, in.IP)
+			}
+		}
+	}
+	outside := addresses(external)
+	nodePorts := svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
+	for _, p := range svc.Spec.Ports {
+		proto, ok := protocol(p.Protocol)
+		if !ok || p.Port < 1 || p.Port > 65535 {
+			continue
+		}
+		for _, a := range cluster {
+			key := portKey{p.Name, proto, a.Is4()}
+			out.wish(wish{Frontend{a, uint16(p.Port), proto}, key, false})
+			for _, e := range outside {
+				if e.Is4() == a.Is4() {
+					out.wish(wish{Frontend{e, uint16(p.Port), proto}, key, true})
+				}
+			}
+			if nodePorts && p.NodePort > 0 && p.NodePort <= 65535 {
+				any := netip.IPv6Unspecified()
+				if a.Is4() {
+					any = netip.IPv4Unspecified()
+				}
+				out.wish(wish{Frontend{any, uint16(p.NodePort), proto}, key, true})
+			}
+		}
+	}
+	anyExternal := slices.ContainsFunc(out.wishes, func(w wish) bool { return w.external })
+	out.externalLocal = anyExternal && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	return out
+}
+
+// wish adds a frontend once; the first port that asks for it has it.
+func (s *spec) wish(w wish) {
+	if !slices.ContainsFunc(s.wishes, func(o wish) bool { return o.frontend == w.frontend }) {
+		s.wishes = append(s.wishes, w)
+	}
+}
+
+// addresses parses those that are of use, each once.
+func addresses(texts []string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range texts {
+		if a, ok := parseAddr(s); ok && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// declare makes a service be what its spec says.
+func (t *Table) declare(s *service, next spec) {
+	keys := map[portKey]bool{}
+	for _, w := range next.wishes {
+		keys[w.key] = true
+	}
+	for key, g := range s.groups {
+		if !keys[key] {
+			t.removeGroup(g)
+			delete(s.groups, key)
+		}
+	}
+	changed := next.affinity != s.spec.affinity
+	s.spec = next
+	for _, w := range next.wishes {
+		key := w.key
+		if !keys[key] {
+			continue // done
+		}
+		delete(keys, key)
+		g := s.groups[key]
+		if g == nil {
+			s.groups[key] = t.addGroup(s, key)
+			continue
+		}
+		for sc := range scopes {
+			if changed || !next.needs(sc) {
+				t.removePool(g, sc)
+			}
+			if next.needs(sc) && g.pools[sc] == nil {
+				t.addPool(g, sc, next.affinity)
+			}
+		}
+	}
+	for _, w := range s.claimed {
+		t.unclaim(s, w.frontend)
+	}
+	for _, w := range next.wishes {
+		t.claim(s, w)
+	}
+	s.claimed = next.wishes
+}
+
+func (t *Table) addGroup(s *service, key portKey) *group {
+	g := &group{key: key, service: s, label: s.name.String(), members: map[netip.AddrPort]member{}, ending: [scopes]bool{true, true}}
+	if key.name != "" {
+		g.label += ":" + key.name
+	}
+	for _, sl := range s.slices {
+		t.countSlice(g, sl, +1)
+	}
+	t.settle(g)
+	for sc := range scopes {
+		if s.spec.needs(sc) {
+			t.addPool(g, sc, s.spec.affinity)
+		}
+	}
+	return g
+}
+
+func (t *Table) removeGroup(g *group) {
+	for sc := range scopes {
+		t.removePool(g, sc)
+	}
+	for ap, m := range g.members {
+		if m.isHere() {
+			t.countLocal(ap.Addr(), false)
+		}
+	}
+}
+
+// countSlice counts the endpoints of a slice that belong to a group.
+func (t *Table) countSlice(g *group, sl *slice, delta int) {
+	if sl == nil || sl.v4 != g.key.v4 {
+		return
+	}
+	for _, p := range sl.ports {
+		if p.name != g.key.name || p.protocol != g.key.protocol {
+			continue
+		}
+		for _, e := range sl.endpoints {
+			t.count(g, netip.AddrPortFrom(e.addr, p.port), e.state, delta)
+		}
+	}
+}
+
+// recount replaces one slice of a group by another.
+func (t *Table) recount(g *group, old, next *slice) {
+	if old != nil && next != nil && old.v4 == next.v4 && slices.Equal(old.ports, next.ports) {
+		// The usual case: endpoints changed. Those in their old place are skipped.
+		for _, p := range next.ports {
+			if next.v4 != g.key.v4 || p.name != g.key.name || p.protocol != g.key.protocol {
+				continue
+			}
+			for i := range max(len(old.endpoints), len(next.endpoints)) {
+				inOld, inNext := i < len(old.endpoints), i < len(next.endpoints)
+				if inOld && inNext && old.endpoints[i] == next.endpoints[i] {
+					continue
+				}
+				if inNext {
+					e := next.endpoints[i]
+					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.state, +1)
+				}
+				if inOld {
+					e := old.endpoints[i]
+					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.state, -1)
+				}
+			}
+		}
+	} else {
+		t.countSlice(g, next, +1)
+		t.countSlice(g, old, -1)
+	}
+	t.settle(g)
+}
+
+func (s *service) target(w wish) Target {
+	g := s.groups[w.key]
+	if !w.external {
+		v := g.view(s.spec.internalLocal)
+		return Target{Service: g.label, Internal: v, External: v}
+	}
+	return Target{
+		Service:    g.label,
+		Internal:   g.view(false),
+		External:   g.view(s.spec.externalLocal),
+		Masquerade: !s.spec.externalLocal,
+	}
+}
+
+// older says who has a frontend that both want: cluster IPs first, since they
+// are given out once, then the Service that was made first.
+func older(a, b *claim) bool {
+	if a.wish.external != b.wish.external {
+		return !a.wish.external
+	}
+	if a.service.spec.created != b.service.spec.created {
+		return a.service.spec.created < b.service.spec.created
+	}
+	return a.service.name.String() < b.service.name.String()
+}

@@ -1,0 +1,122 @@
+package servicetable
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// state is what counts of an endpoint.
+type state uint8
+
+const (
+	ready      state = iota // serves
+	readyHere               // serves, on this node
+	ending                  // still serves, but terminates: only when nobody is ready
+	endingHere              // the same, on this node
+	states
+)
+
+func (s state) here() bool { return s == readyHere || s == endingHere }
+
+type endpoint struct {
+	addr  netip.Addr
+	state state
+}
+
+type slicePort struct {
+	name     string
+	protocol Protocol
+	port     uint16
+}
+
+// slice is what counts of an EndpointSlice.
+type slice struct {
+	service   types.NamespacedName
+	v4        bool
+	ports     []slicePort
+	endpoints []endpoint
+}
+
+// parseSlice returns nil for a slice that means nothing to a proxy.
+func parseSlice(s *discoveryv1.EndpointSlice, node string) *slice {
+	name := s.Labels[discoveryv1.LabelServiceName]
+	_, headless := s.Labels[corev1.IsHeadlessService]
+	if name == "" || headless || s.AddressType == discoveryv1.AddressTypeFQDN {
+		return nil
+	}
+	out := &slice{
+		service:   types.NamespacedName{Namespace: s.Namespace, Name: name},
+		v4:        s.AddressType == discoveryv1.AddressTypeIPv4,
+		ports:     make([]slicePort, 0, len(s.Ports)),
+		endpoints: make([]endpoint, 0, len(s.Endpoints)),
+	}
+	for _, p := range s.Ports {
+		var port slicePort
+		if p.Name != nil {
+			port.name = *p.Name
+		}
+		var proto corev1.Protocol
+		if p.Protocol != nil {
+			proto = *p.Protocol
+		}
+		var ok bool
+		if port.protocol, ok = protocol(proto); !ok || p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
+			continue
+		}
+		port.port = uint16(*p.Port)
+		if !slices.Contains(out.ports, port) {
+			out.ports = append(out.ports, port)
+		}
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		st, ok := stateOf(e, node)
+		if !ok || len(e.Addresses) == 0 {
+			continue
+		}
+		addr, ok := parseAddr(e.Addresses[0])
+		if ok && addr.Is4() == out.v4 {
+			out.endpoints = append(out.endpoints, endpoint{addr, st})
+		}
+	}
+	return out
+}
+
+func stateOf(e *discoveryv1.Endpoint, node string) (state, bool) {
+	isReady := e.Conditions.Ready == nil || *e.Conditions.Ready
+	serving := isReady
+	if e.Conditions.Serving != nil {
+		serving = *e.Conditions.Serving
+	}
+	terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
+	here := e.NodeName != nil && *e.NodeName == node
+	switch {
+	case isReady && here:
+		return readyHere, true
+	case isReady:
+		return ready, true
+	case serving && terminating && here:
+		return endingHere, true
+	case serving && terminating:
+		return ending, true
+	}
+	return 0, false
+}
+
+// parseAddr refuses addresses that no packet may be sent to on behalf of a
+// Service: the sender's own loopback, one link's, several hosts'.
+func parseAddr(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return netip.Addr{}, false
+	}
+	a = a.Unmap()
+	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return netip.Addr{}, false
+	}
+	return a, true
+}
