@@ -24,9 +24,11 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 		return fmt.Errorf("make a client: %w", err)
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
+	services := p.newProxy(factory)
 	roles := []role{
 		{"agent", func(ctx context.Context) error { return p.agent(ctx, client, factory) }},
-		{"dns", func(ctx context.Context) error { return p.dns(ctx, factory) }},
+		{"proxy", services.Run},
+		{"dns", func(ctx context.Context) error { return p.dns(ctx, factory, services) }},
 		{"announce", func(ctx context.Context) error { return p.announce(ctx, factory) }},
 		{"readiness", func(ctx context.Context) error { return p.awaitReady(ctx, factory) }},
 	}

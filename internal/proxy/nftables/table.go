@@ -1,0 +1,193 @@
+package nftables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags of a table since Linux 6.9: others can neither flush nor change it, and
+// it outlives its owner.
+const (
+	tableOwner   = 2
+	tablePersist = 4
+)
+
+func (t *batch) newTable(flags uint32) {
+	t.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "table "+TableName, func(a *attrs) {
+		a.str(unix.NFTA_TABLE_NAME, TableName)
+		a.u32(unix.NFTA_TABLE_FLAGS, flags)
+	})
+}
+
+func (t *batch) deleteTable() {
+	t.add(unix.NFT_MSG_DELTABLE, 0, "delete table "+TableName, func(a *attrs) { a.str(unix.NFTA_TABLE_NAME, TableName) })
+}
+
+func concat(types []uint32) (all uint32) {
+	for _, t := range types {
+		all = all<<6 | t
+	}
+	return all
+}
+
+func (t *batch) newSet(s set, id uint32) {
+	t.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "set "+s.name, func(a *attrs) {
+		a.str(unix.NFTA_SET_TABLE, TableName)
+		a.str(unix.NFTA_SET_NAME, s.name)
+		flags := uint32(0)
+		if len(s.data) > 0 {
+			flags |= unix.NFT_SET_MAP
+		}
+		if s.interval {
+			flags |= unix.NFT_SET_INTERVAL
+		}
+		if s.dynamic {
+			flags |= unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
+		}
+		a.u32(unix.NFTA_SET_FLAGS, flags)
+		a.u32(unix.NFTA_SET_KEY_TYPE, concat(s.key))
+		a.u32(unix.NFTA_SET_KEY_LEN, s.keyLen)
+		if len(s.data) > 0 {
+			kind := concat(s.data)
+			if s.data[0] == typeVerdict {
+				kind = unix.NFT_DATA_VERDICT
+			}
+			a.u32(unix.NFTA_SET_DATA_TYPE, kind)
+			a.u32(unix.NFTA_SET_DATA_LEN, s.dataLen)
+		}
+		a.u32(unix.NFTA_SET_ID, id)
+		if s.size > 0 {
+			a.nested(unix.NFTA_SET_DESC, func(a *attrs) { a.u32(unix.NFTA_SET_DESC_SIZE, s.size) })
+		}
+	})
+}
+
+func (t *batch) newChain(c chain) {
+	t.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "chain "+c.name, func(a *attrs) {
+		a.str(unix.NFTA_CHAIN_TABLE, TableName)
+		a.str(unix.NFTA_CHAIN_NAME, c.name)
+		if c.kind == "" {
+			return
+		}
+		a.nested(unix.NFTA_CHAIN_HOOK, func(a *attrs) {
+			a.u32(unix.NFTA_HOOK_HOOKNUM, c.hook)
+			a.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
+		})
+		a.str(unix.NFTA_CHAIN_TYPE, c.kind)
+		a.u32(unix.NFTA_CHAIN_POLICY, 1)
+	})
+}
+
+func (t *batch) newRule(chain string, exprs []expr) {
+	t.add(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "rule of chain "+chain, func(a *attrs) {
+		a.str(unix.NFTA_RULE_TABLE, TableName)
+		a.str(unix.NFTA_RULE_CHAIN, chain)
+		a.nested(unix.NFTA_RULE_EXPRESSIONS, func(a *attrs) {
+			for _, e := range exprs {
+				e(a)
+			}
+		})
+	})
+}
+
+// element is an element of a set or map, as bytes.
+type element struct {
+	set  string
+	key  string // bytes
+	data string // bytes; of a map
+	end  bool   // the end of an interval
+}
+
+// perMessage bounds the elements of one message: its length has sixteen bits.
+const perMessage = 256
+
+// elements adds or deletes elements, in as few messages as they need.
+func (t *batch) elements(kind uint16, all []element) {
+	for start := 0; start < len(all); {
+		end := start + 1
+		for end < len(all) && end-start < perMessage && all[end].set == all[start].set {
+			end++
+		}
+		part := all[start:end]
+		flags := uint16(0)
+		if kind == unix.NFT_MSG_NEWSETELEM {
+			flags = unix.NLM_F_CREATE
+		}
+		t.add(kind, flags, fmt.Sprintf("%d elements of set %s from %x", len(part), part[0].set, part[0].key), func(a *attrs) {
+			a.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+			a.str(unix.NFTA_SET_ELEM_LIST_SET, part[0].set)
+			a.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) {
+				for i := range part {
+					e := &part[i]
+					a.nested(unix.NFTA_LIST_ELEM, func(a *attrs) {
+						a.nested(unix.NFTA_SET_ELEM_KEY, data([]byte(e.key)))
+						if e.end {
+							a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+						}
+						if e.data != "" && kind == unix.NFT_MSG_NEWSETELEM {
+							a.nested(unix.NFTA_SET_ELEM_DATA, data([]byte(e.data)))
+						}
+					})
+				}
+			})
+		})
+		start = end
+	}
+}
+
+// verdicts fills the constant map from classes to chains.
+func (t *batch) verdicts(f family) {
+	for i, n := range classes {
+		for _, v := range []struct {
+			class uint32
+			chain string
+		}{{uint32(i), fmt.Sprintf("lb%d", n)}, {uint32(i) + affinityClass, fmt.Sprintf("aff%d", n)}} {
+			t.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, "class "+v.chain, func(a *attrs) {
+				a.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
+				a.str(unix.NFTA_SET_ELEM_LIST_SET, "lb")
+				a.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) {
+					a.nested(unix.NFTA_LIST_ELEM, func(a *attrs) {
+						a.nested(unix.NFTA_SET_ELEM_KEY, data(native(v.class<<classShift)))
+						a.nested(unix.NFTA_SET_ELEM_DATA, verdictData(unix.NFT_GOTO, v.chain))
+					})
+				})
+			})
+		}
+	}
+}
+
+// build makes the table with all its chains and rules, before any data.
+func (c *conn) build(f family) error {
+	flags := uint32(tableOwner | tablePersist)
+	for {
+		t := &batch{family: f.proto}
+		t.newTable(flags)
+		for i, s := range f.sets() {
+			t.newSet(s, uint32(i+1))
+		}
+		chains := f.chains()
+		for _, ch := range chains {
+			t.newChain(ch)
+		}
+		t.verdicts(f)
+		for _, ch := range chains {
+			for _, r := range ch.rules {
+				t.newRule(ch.name, r)
+			}
+		}
+		err := c.commit(t)
+		if flags != 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
+			flags = 0 // before Linux 6.9
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("make table %s: %w", TableName, err)
+		}
+		return nil
+	}
+}
+
+func bigEndian16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }

@@ -1,0 +1,257 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"viaduct.dev/viaduct/internal/proxy/conntrack"
+	"viaduct.dev/viaduct/internal/proxy/nftables"
+	"viaduct.dev/viaduct/internal/servicetable"
+)
+
+// Config says what a node's proxy is to be.
+type Config struct {
+	NodeName  string
+	Informers informers.SharedInformerFactory
+	// NodeIPs are the node's own addresses, the primary family first.
+	NodeIPs []netip.Addr
+	// NodePortAddresses offer node ports; empty means NodeIPs.
+	NodePortAddresses []netip.Addr
+	// ClusterCIDRs are where Pods are, ServiceCIDRs where cluster IPs are.
+	ClusterCIDRs, ServiceCIDRs []netip.Prefix
+	Log                        *slog.Logger
+}
+
+// Proxy is the proxy of one node. Make it with New.
+type Proxy struct {
+	cfg   Config
+	wake  chan struct{}
+	ready chan struct{} // closed when everything known at the start is programmed
+
+	mu      sync.Mutex // guards what follows
+	table   *servicetable.Table
+	local   []netip.AddrPort
+	localIs bool // local has been programmed
+
+	revision atomic.Pointer[servicetable.Revision]
+}
+
+// New makes a proxy; Run runs it.
+func New(cfg Config) *Proxy {
+	if len(cfg.NodePortAddresses) == 0 {
+		cfg.NodePortAddresses = cfg.NodeIPs
+	}
+	return &Proxy{cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), table: servicetable.New(servicetable.Config{NodeName: cfg.NodeName}), localIs: true}
+}
+
+// Run programs the network namespace of the process until ctx ends. The rules
+// stay in the kernel then: they go on without it.
+func (p *Proxy) Run(ctx context.Context) error {
+	if err := prepare(); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	sink, prior, err := nftables.Open(nftables.Config{
+		NodePortAddresses: p.cfg.NodePortAddresses, Masquerade: p.cfg.NodeIPs,
+		PodCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs, Log: p.cfg.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	defer sink.Close()
+	ct, err := conntrack.Open()
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	defer ct.Close()
+	synced, err := p.follow()
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	p.cfg.Informers.Start(ctx.Done())
+	// Before all objects are known, a diff would remove what is still wanted.
+	if !cache.WaitFor(ctx, "", synced...) {
+		return nil
+	}
+	p.mu.Lock()
+	p.table.Adopt(prior)
+	all := p.table.Snapshot()
+	p.mu.Unlock()
+	// What conntrack holds is right: the kernel went on without us.
+	p.apply(sink, &all)
+	close(p.ready)
+	for {
+		p.step(sink, ct)
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Ready is closed when everything that was known at the start is programmed.
+func (p *Proxy) Ready() <-chan struct{} { return p.ready }
+
+// Programmed is the newest revision of the API's objects that the kernel holds:
+// the node's watermark.
+func (p *Proxy) Programmed() servicetable.Revision {
+	if r := p.revision.Load(); r != nil {
+		return *r
+	}
+	return servicetable.Revision{}
+}
+
+// SetLocal says which addresses a server on this node itself answers at over UDP
+// and TCP, such as that of the cluster's DNS. Packets to and from them are not
+// tracked and not a Service's. An empty list gives them back to their Services.
+func (p *Proxy) SetLocal(servers []netip.AddrPort) {
+	p.mu.Lock()
+	p.local, p.localIs = servers, false
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *Proxy) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *Proxy) change(fn func(*servicetable.Table)) {
+	p.mu.Lock()
+	fn(p.table)
+	p.mu.Unlock()
+	p.poke()
+}
+
+// step programs what has changed since the last one.
+func (p *Proxy) step(sink *nftables.Sink, ct *conntrack.Conn) {
+	p.mu.Lock()
+	// A Diff is the table's own until the next call: it is used up here.
+	diff := p.table.Flush()
+	defer p.mu.Unlock()
+	local, changed := p.local, !p.localIs
+	p.localIs = true
+
+	if !diff.Empty() {
+		p.apply(sink, &diff)
+		p.free(&diff, sink, ct)
+	}
+	p.revision.Store(&diff.Revision)
+	if changed {
+		if err := sink.SetLocal(local); err != nil {
+			p.cfg.Log.Error("the node's own servers were not exempted", "err", err)
+		}
+	}
+}
+
+// apply programs a diff. What the kernel refuses is named and left out; the rest
+// is programmed.
+func (p *Proxy) apply(sink *nftables.Sink, diff *servicetable.Diff) {
+	start := time.Now()
+	if err := sink.Apply(diff); err != nil {
+		p.cfg.Log.Error("part of a change was refused", "plane", "nftables", "err", err)
+	}
+	p.cfg.Log.Debug("programmed", "frontends", len(diff.Frontends), "slots", len(diff.Slots), "took", time.Since(start))
+}
+
+// free frees the flows and clients that are bound to what is gone.
+func (p *Proxy) free(d *servicetable.Diff, sink *nftables.Sink, ct *conntrack.Conn) {
+	var bound []netip.AddrPort
+	for _, g := range d.Gone {
+		if g.Protocol == servicetable.UDP {
+			if err := ct.DeleteBackend(g.Backend); err != nil {
+				p.cfg.Log.Warn("UDP flows were not freed", "endpoint", g.Backend, "err", err)
+			}
+		}
+		if g.Pool.AffinityClass() > 0 {
+			bound = append(bound, g.Backend)
+		}
+	}
+	for _, c := range d.Frontends {
+		// Flows that began while nobody served them lead nowhere.
+		if c.Frontend.Protocol != servicetable.UDP || c.Old.Internal.Verdict == servicetable.Serve || c.New.Internal.Verdict != servicetable.Serve {
+			continue
+		}
+		if err := ct.DeleteFrontend(netip.AddrPortFrom(c.Frontend.Addr, c.Frontend.Port)); err != nil {
+			p.cfg.Log.Warn("UDP flows were not freed", "frontend", c.Frontend, "err", err)
+		}
+	}
+	if len(bound) > 0 {
+		if err := sink.Forget(bound); err != nil {
+			p.cfg.Log.Warn("clients stay bound to an endpoint that is gone", "err", err)
+		}
+	}
+}
+
+// follow enters what the watches tell into the table.
+func (p *Proxy) follow() ([]cache.DoneChecker, error) {
+	services, err := p.cfg.Informers.Core().V1().Services().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { p.change(func(t *servicetable.Table) { t.SetService(o.(*corev1.Service)) }) },
+		UpdateFunc: func(_, o any) { p.change(func(t *servicetable.Table) { t.SetService(o.(*corev1.Service)) }) },
+		DeleteFunc: func(o any) {
+			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = gone.Obj
+			}
+			if s, ok := o.(*corev1.Service); ok {
+				p.change(func(t *servicetable.Table) {
+					t.DeleteService(types.NamespacedName{Namespace: s.Namespace, Name: s.Name}, s.ResourceVersion)
+				})
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices, err := p.cfg.Informers.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { p.change(func(t *servicetable.Table) { t.SetSlice(o.(*discoveryv1.EndpointSlice)) }) },
+		UpdateFunc: func(_, o any) { p.change(func(t *servicetable.Table) { t.SetSlice(o.(*discoveryv1.EndpointSlice)) }) },
+		DeleteFunc: func(o any) {
+			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = gone.Obj
+			}
+			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+				p.change(func(t *servicetable.Table) {
+					t.DeleteSlice(types.NamespacedName{Namespace: s.Namespace, Name: s.Name}, s.ResourceVersion)
+				})
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []cache.DoneChecker{services.HasSyncedChecker(), slices.HasSyncedChecker()}, nil
+}
+
+// prepare lets the namespace forward. They are the node's own sysctls: the
+// process is in the node's namespace.
+func prepare() error {
+	for path, value := range map[string]string{
+		"/proc/sys/net/ipv4/ip_forward":          "1",
+		"/proc/sys/net/ipv6/conf/all/forwarding": "1",
+		// Packets out of a connection's window are not INVALID: they would pass
+		// untranslated and reset the connection.
+		"/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal": "1",
+	} {
+		if have, err := os.ReadFile(path); err == nil && len(have) > 0 && string(have[:1]) == value {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(value), 0); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("set %s: %w", path, err)
+		}
+	}
+	return nil
+}
