@@ -283,6 +283,10 @@ func TestDeploymentRollsOutScalesAndIsCollected(t *testing.T) {
 		t.Errorf("revision %v", d.Annotations)
 	}
 
+	// A third template, while sets of no size are left of the others.
+	c.patch("web", `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"web:3"}]}}}}`)
+	c.eventually("rolled to 3", c.rolledOut("web"))
+
 	c.patch("web", `{"spec":{"replicas":7}}`)
 	c.eventually("scaled up", c.rolledOut("web"))
 	c.eventually("slices have 7", ready(7))

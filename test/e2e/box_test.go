@@ -31,7 +31,11 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	shared = newBox(dir, fmt.Sprintf("e2e%d", os.Getpid()))
-	defer shared.run(context.Background(), "", "down")
+	defer func() {
+		if keep := os.Getenv("VIADUCT_E2E_KEEP"); keep == "" {
+			shared.run(context.Background(), "", "down")
+		}
+	}()
 	return m.Run()
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"sort"
 	"strings"
@@ -71,7 +72,9 @@ func TestEveryFormOfAName(t *testing.T) {
 	ns := b.namespace(t)
 	elsewhere := ns + "-b"
 	b.kubectl(t, "create", "namespace", elsewhere)
-	t.Cleanup(func() { b.kubectl(t, "delete", "namespace", elsewhere, "--wait=false") })
+	t.Cleanup(func() {
+		b.run(context.Background(), "", "kubectl", "delete", "namespace", elsewhere, "--wait=false")
+	})
 	b.apply(t, ns, `{apiVersion: v1, kind: Service, metadata: {name: redis-master}, spec: {ipFamilyPolicy: RequireDualStack, ports: [{name: redis, port: 6379}]}}`)
 	webUp(t, b, ns, 1)
 	b.apply(t, elsewhere, web(1))
@@ -126,8 +129,8 @@ func TestHeadlessNameGivesThePods(t *testing.T) {
 			return nil
 		})
 	}
-	if out := dig(t, b, "+short", "SRV", "_http._tcp.pods."+ns+".svc.cluster.local"); strings.Count(out, " 5000 ") != 3 {
-		t.Errorf("SRV of three Pods:\n%s", out)
+	if out := dig(t, b, "+short", "SRV", "_http._tcp.pods."+ns+".svc.cluster.local"); strings.Count(out, " 5000 ") != 6 {
+		t.Errorf("SRV of three Pods with two addresses each:\n%s", out)
 	}
 }
 

@@ -121,11 +121,13 @@ func (r *rollout) scaled() bool {
 	return false
 }
 
+// all gives a list that the caller may change.
 func (r *rollout) all() []*appsv1.ReplicaSet {
-	if r.newest == nil {
-		return r.old
+	sets := slices.Clone(r.old)
+	if r.newest != nil {
+		sets = append(sets, r.newest)
 	}
-	return append(slices.Clone(r.old), r.newest)
+	return sets
 }
 
 // active are the sets that have, or shall have, Pods.

@@ -11,7 +11,9 @@ package loop
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -108,7 +110,7 @@ func (l *Loop) next(ctx context.Context) bool {
 		return false
 	}
 	defer l.queue.Done(key)
-	err := l.reconcile(ctx, key)
+	err := l.guarded(ctx, key)
 	if err == nil {
 		l.queue.Forget(key)
 		return true
@@ -124,4 +126,15 @@ func (l *Loop) next(ctx context.Context) bool {
 	}
 	l.queue.AddRateLimited(key)
 	return true
+}
+
+// guarded keeps one object that a controller stumbles over from taking the whole
+// process down: the panic is told, and the key tried again, later and later.
+func (l *Loop) guarded(ctx context.Context, key Key) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return l.reconcile(ctx, key)
 }
