@@ -99,7 +99,13 @@ func TestKilledDaemonResumesWithEverythingItHad(t *testing.T) {
 			b.kubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
 			b.kubectl(t, "scale", "deployment/web", "--replicas=3")
 			b.kubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
-			before = containers(t, b, "default")
+			eventually(t, 20*time.Second, func() error {
+				before = containers(t, b, "default")
+				if n := strings.Count(strings.TrimSpace(before), "\n") + 1; n != 3 {
+					return fmt.Errorf("%d Pods are left of the scaling, not 3", n)
+				}
+				return nil
+			})
 		})
 	}
 }
