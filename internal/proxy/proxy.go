@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +58,9 @@ func New(cfg Config) *Proxy {
 // Run programs the network namespace of the process until ctx ends. The rules
 // stay in the kernel then: they go on without it.
 func (p *Proxy) Run(ctx context.Context) error {
-	if err := prepare(); err != nil {
+	if initialNamespace() {
+		p.cfg.Log.Warn("the host's own network namespace: its sysctls and routes are left alone")
+	} else if err := prepare(p.cfg.ServiceCIDRs, p.cfg.NodeIPs); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	sink, prior, err := nftables.Open(nftables.Config{
@@ -186,8 +187,17 @@ func (p *Proxy) free(d *servicetable.Diff, sink *nftables.Sink, ct *conntrack.Co
 		if c.Frontend.Protocol != servicetable.UDP || c.Old.Internal.Verdict == servicetable.Serve || c.New.Internal.Verdict != servicetable.Serve {
 			continue
 		}
-		if err := ct.DeleteFrontend(netip.AddrPortFrom(c.Frontend.Addr, c.Frontend.Port)); err != nil {
-			p.cfg.Log.Warn("UDP flows were not freed", "frontend", c.Frontend, "err", err)
+		dialed := []netip.Addr{c.Frontend.Addr}
+		if c.Frontend.IsNodePort() {
+			dialed = p.cfg.NodePortAddresses
+		}
+		for _, a := range dialed {
+			if a.Is4() != c.Frontend.Addr.Is4() {
+				continue
+			}
+			if err := ct.DeleteFrontend(netip.AddrPortFrom(a, c.Frontend.Port)); err != nil {
+				p.cfg.Log.Warn("UDP flows were not freed", "frontend", c.Frontend, "err", err)
+			}
 		}
 	}
 	if len(bound) > 0 {
@@ -234,24 +244,4 @@ func (p *Proxy) follow() ([]cache.DoneChecker, error) {
 		return nil, err
 	}
 	return []cache.DoneChecker{services.HasSyncedChecker(), slices.HasSyncedChecker()}, nil
-}
-
-// prepare lets the namespace forward. They are the node's own sysctls: the
-// process is in the node's namespace.
-func prepare() error {
-	for path, value := range map[string]string{
-		"/proc/sys/net/ipv4/ip_forward":          "1",
-		"/proc/sys/net/ipv6/conf/all/forwarding": "1",
-		// Packets out of a connection's window are not INVALID: they would pass
-		// untranslated and reset the connection.
-		"/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal": "1",
-	} {
-		if have, err := os.ReadFile(path); err == nil && len(have) > 0 && string(have[:1]) == value {
-			continue
-		}
-		if err := os.WriteFile(path, []byte(value), 0); err != nil && !os.IsNotExist(err) {
-			return fmt.Errorf("set %s: %w", path, err)
-		}
-	}
-	return nil
 }

@@ -64,7 +64,7 @@ const (
 	typeMark    = 19
 	typeProto   = 12
 	typeService = 13
-	typeClassid = 21
+	typeClassid = 23
 )
 
 // set describes a set or map of the table.
