@@ -19,7 +19,9 @@ import (
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericrest "k8s.io/apiserver/pkg/registry/generic/rest"
 	"k8s.io/apiserver/pkg/registry/rest"
+	streamtranslator "k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"viaduct.dev/viaduct/internal/apiserver/registry"
 )
@@ -44,10 +46,16 @@ func addConnections(env *registry.Env, r *registry.Resources, pods *registry.Sto
 		IdleConnTimeout:     30 * time.Second,
 	}}
 	for path, storage := range map[string]rest.Storage{
-		"pods/log":         &logREST{c},
-		"pods/exec":        &connectREST[*corev1.PodExecOptions]{c, func() *corev1.PodExecOptions { return &corev1.PodExecOptions{} }, execLocation},
-		"pods/attach":      &connectREST[*corev1.PodAttachOptions]{c, func() *corev1.PodAttachOptions { return &corev1.PodAttachOptions{} }, attachLocation},
-		"pods/portforward": &connectREST[*corev1.PodPortForwardOptions]{c, func() *corev1.PodPortForwardOptions { return &corev1.PodPortForwardOptions{} }, portForwardLocation},
+		"pods/log": &logREST{c},
+		"pods/exec": &connectREST[*corev1.PodExecOptions]{c, func() *corev1.PodExecOptions { return &corev1.PodExecOptions{} }, execLocation,
+			func(h http.Handler, l *url.URL, t http.RoundTripper, o *corev1.PodExecOptions) http.Handler {
+				return translateStreams(h, l, t, streamtranslator.Options{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Tty: o.TTY})
+			}},
+		"pods/attach": &connectREST[*corev1.PodAttachOptions]{c, func() *corev1.PodAttachOptions { return &corev1.PodAttachOptions{} }, attachLocation,
+			func(h http.Handler, l *url.URL, t http.RoundTripper, o *corev1.PodAttachOptions) http.Handler {
+				return translateStreams(h, l, t, streamtranslator.Options{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Tty: o.TTY})
+			}},
+		"pods/portforward": &connectREST[*corev1.PodPortForwardOptions]{c, func() *corev1.PodPortForwardOptions { return &corev1.PodPortForwardOptions{} }, portForwardLocation, translateTunnel},
 	} {
 		if err := r.Add(corev1.SchemeGroupVersion, path, storage); err != nil {
 			return err
@@ -207,6 +215,8 @@ type connectREST[O runtime.Object] struct {
 	*connections
 	options  func() O
 	location func(p *corev1.Pod, options O) (path string, query url.Values, err error)
+	// translate turns WebSocket connections into SPDY, which agents speak.
+	translate func(h http.Handler, location *url.URL, transport http.RoundTripper, options O) http.Handler
 }
 
 var _ rest.Connecter = (*connectREST[*corev1.PodExecOptions])(nil)
@@ -246,7 +256,20 @@ func (r *connectREST[O]) Connect(ctx context.Context, name string, options runti
 		return nil, err
 	}
 	location := &url.URL{Scheme: "https", Host: host, Path: path, RawQuery: query.Encode()}
-	return proxy.NewUpgradeAwareHandler(location, r.transport, false, true, proxy.NewErrorResponder(responder)), nil
+	handler := proxy.NewUpgradeAwareHandler(location, r.transport, false, true, proxy.NewErrorResponder(responder))
+	return r.translate(handler, location, r.transport, o), nil
+}
+
+// translateStreams is for exec and attach: each stream of the WebSocket's
+// protocol v5 becomes one of SPDY's.
+func translateStreams(h http.Handler, location *url.URL, transport http.RoundTripper, streams streamtranslator.Options) http.Handler {
+	translator := streamtranslator.NewStreamTranslatorHandler(location, transport, 0, streams)
+	return streamtranslator.NewTranslatingHandler(h, translator, wsstream.IsWebSocketRequestWithStreamCloseProtocol)
+}
+
+// translateTunnel is for portforward: SPDY travels inside the WebSocket.
+func translateTunnel(h http.Handler, _ *url.URL, _ http.RoundTripper, _ *corev1.PodPortForwardOptions) http.Handler {
+	return streamtranslator.NewTranslatingHandler(h, streamtranslator.NewTunnelingHandler(h), wsstream.IsWebSocketRequestWithTunnelingProtocol)
 }
 
 func execLocation(p *corev1.Pod, o *corev1.PodExecOptions) (string, url.Values, error) {
