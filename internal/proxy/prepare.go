@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,17 @@ func prepare(services []netip.Prefix, own []netip.Addr) error {
 			continue
 		}
 		if err := os.WriteFile(path, []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("set %s: %w", path, err)
+		}
+	}
+	// A packet that goes out where it came in is no reason to tell its sender of
+	// a shorter way: the Service is the way.
+	links, err := filepath.Glob("/proc/sys/net/ipv4/conf/*/send_redirects")
+	if err != nil {
+		return err
+	}
+	for _, path := range links {
+		if err := os.WriteFile(path, []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("set %s: %w", path, err)
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -90,16 +91,42 @@ func (p *Proxy) Run(ctx context.Context) error {
 	all := p.table.Snapshot()
 	p.mu.Unlock()
 	// What conntrack holds is right: the kernel went on without us.
-	p.apply(sink, &all)
+	err = p.apply(sink, &all)
 	close(p.ready)
 	for {
-		p.step(sink, ct)
+		var again <-chan time.Time
+		if err != nil {
+			p.cfg.Log.Error("part of a change was refused; it is tried again", "plane", "nftables", "err", err)
+			again = time.After(retryAfter)
+		}
 		select {
 		case <-p.wake:
+			if stepErr := p.step(sink, ct); stepErr != nil {
+				err = stepErr
+			}
+		case <-again:
+			err = p.reload(sink)
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// retryAfter is the pause before everything is compared with the kernel again,
+// after it has refused something.
+const retryAfter = time.Second
+
+// reload compares the kernel with the whole table and writes what is different.
+func (p *Proxy) reload(sink *nftables.Sink) error {
+	if err := sink.Reload(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.localIs = false // what is exempted is settled anew too
+	p.poke()
+	all := p.table.Snapshot()
+	return p.apply(sink, &all)
 }
 
 // Ready is closed when everything that was known at the start is programmed.
@@ -138,8 +165,9 @@ func (p *Proxy) change(fn func(*servicetable.Table)) {
 	p.poke()
 }
 
-// step programs what has changed since the last one.
-func (p *Proxy) step(sink *nftables.Sink, ct *conntrack.Conn) {
+// step programs what has changed since the last one. What the kernel refuses is
+// left out; the rest is programmed.
+func (p *Proxy) step(sink *nftables.Sink, ct *conntrack.Conn) (err error) {
 	p.mu.Lock()
 	// A Diff is the table's own until the next call: it is used up here.
 	diff := p.table.Flush()
@@ -148,25 +176,28 @@ func (p *Proxy) step(sink *nftables.Sink, ct *conntrack.Conn) {
 	p.localIs = true
 
 	if !diff.Empty() {
-		p.apply(sink, &diff)
+		err = p.apply(sink, &diff)
 		p.free(&diff, sink, ct)
+	} else {
+		p.revision.Store(&diff.Revision)
 	}
-	p.revision.Store(&diff.Revision)
 	if changed {
-		if err := sink.SetLocal(local); err != nil {
-			p.cfg.Log.Error("the node's own servers were not exempted", "err", err)
+		if localErr := sink.SetLocal(local); localErr != nil {
+			err = errors.Join(err, fmt.Errorf("exempt the node's own servers: %w", localErr))
 		}
 	}
+	return err
 }
 
-// apply programs a diff. What the kernel refuses is named and left out; the rest
-// is programmed.
-func (p *Proxy) apply(sink *nftables.Sink, diff *servicetable.Diff) {
+// apply programs a diff, and moves the watermark when all of it is in the kernel.
+func (p *Proxy) apply(sink *nftables.Sink, diff *servicetable.Diff) error {
 	start := time.Now()
 	if err := sink.Apply(diff); err != nil {
-		p.cfg.Log.Error("part of a change was refused", "plane", "nftables", "err", err)
+		return err
 	}
+	p.revision.Store(&diff.Revision)
 	p.cfg.Log.Debug("programmed", "frontends", len(diff.Frontends), "slots", len(diff.Slots), "took", time.Since(start))
+	return nil
 }
 
 // free frees the flows and clients that are bound to what is gone.

@@ -253,3 +253,51 @@ func TestForeignFilesAreNotTouched(t *testing.T) {
 		t.Error("the host's own resolv.conf changed")
 	}
 }
+
+func TestPodReachesAnotherNodesPortWhoseEndpointIsElsewhere(t *testing.T) {
+	b := cluster(t)
+	ns := b.namespace(t)
+	webUp(t, b, ns, 3) // one on each node
+	b.apply(t, ns, `{apiVersion: v1, kind: Service, metadata: {name: np}, spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 5000}]}}`)
+	port := jsonpath(t, b, ns, "svc/np", "{.spec.ports[0].nodePort}")
+	for _, pod := range podNames(t, b, ns, "app=web") {
+		for _, node := range []string{"172.20.0.11", "172.20.0.12", "172.20.0.13"} {
+			eventually(t, 10*time.Second, func() error {
+				out, err := b.run(t.Context(), "", "kubectl", "exec", "-n", ns, pod, "--", "toolbox", "get", "--count=20", "--timeout=1s", "http://"+node+":"+port+"/hostname")
+				if err != nil {
+					return fmt.Errorf("%s by %s: %w: %s", pod, node, err, out)
+				}
+				return nil
+			})
+		}
+	}
+}
+
+func TestHandMadeSlicesServeASelectorlessService(t *testing.T) {
+	b := cluster(t)
+	ns := b.namespace(t)
+	webUp(t, b, ns, 1)
+	ip := strings.TrimSpace(b.kubectl(t, "get", "pods", "-n", ns, "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"))
+	b.apply(t, ns, `
+apiVersion: v1
+kind: Service
+metadata: {name: manual}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: by-hand, labels: {kubernetes.io/service-name: manual}}
+addressType: IPv4
+ports: [{name: http, port: 5000}]
+endpoints: [{addresses: [`+ip+`]}]
+`)
+	eventually(t, 10*time.Second, func() error {
+		return b.tryShell(t, "curl", "-sS", "--max-time", "2", "http://manual."+ns+"/hostname")
+	})
+	// A selector that comes and goes leaves it alone.
+	b.kubectl(t, "patch", "svc", "manual", "-n", ns, "-p", `{"spec":{"selector":{"app":"nobody"}}}`)
+	b.kubectl(t, "patch", "svc", "manual", "-n", ns, "--type=json", "-p", `[{"op":"remove","path":"/spec/selector"}]`)
+	if got := jsonpath(t, b, ns, "endpointslice/by-hand", "{.endpoints[0].addresses[0]}"); got != ip {
+		t.Errorf("the slice made by hand tells %q, not %s", got, ip)
+	}
+}

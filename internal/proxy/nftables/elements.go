@@ -24,8 +24,8 @@ func slotKey(pool servicetable.PoolID, slot uint32) string {
 	return string(append(native(uint32(pool)&poolMask), native(slot)...))
 }
 
-// number is what a frontend leads to: the class of its pool's size and the pool.
-func number(v servicetable.View) string {
+// leadsTo is what a frontend leads to: the class of its pool's size and the pool.
+func leadsTo(v servicetable.View) string {
 	class := classOf(v.Size)
 	if v.Pool.AffinityClass() > 0 {
 		class += affinityClass
@@ -53,7 +53,7 @@ func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
 	}
 	switch t.Internal.Verdict {
 	case servicetable.Serve:
-		add(pick("svc", "np"), number(t.Internal))
+		add(pick("svc", "np"), leadsTo(t.Internal))
 	case servicetable.Refuse:
 		add(pick("noep", "noep_np"), "")
 	case servicetable.Drop:
@@ -62,7 +62,7 @@ func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
 	if t.External != t.Internal {
 		switch t.External.Verdict {
 		case servicetable.Serve:
-			add(pick("svc_ext", "np_ext"), number(t.External))
+			add(pick("svc_ext", "np_ext"), leadsTo(t.External))
 		case servicetable.Drop:
 			add(pick("drop_ext", "drop_np"), "")
 		}

@@ -260,8 +260,8 @@ func (f family) chains() []chain {
 		{name: "masquerade", rules: [][]expr{
 			rule(payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.saddr, f.size, reg0), payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.daddr, f.size, reg0+size4), lookup("hairpin", reg0), masquerade),
 			rule(ct(f.ctDst, reg0, true), lookup("svc_cidrs", reg0), f.saddrNotIn("pod_cidrs"), masquerade),
-			rule(f.orig(reg0), lookup("masq", reg0), f.saddrNotIn("pod_cidrs"), masquerade),
-			rule(ct(f.ctDst, reg0, true), lookup("node_ips", reg0), metaGet(unix.NFT_META_L4PROTO, reg0), ct(ctProtoDst, reg0+1, true), lookup("masq_np", reg0), f.saddrNotIn("pod_cidrs"), masquerade),
+			rule(f.orig(reg0), lookup("masq", reg0), masquerade),
+			rule(ct(f.ctDst, reg0, true), lookup("node_ips", reg0), metaGet(unix.NFT_META_L4PROTO, reg0), ct(ctProtoDst, reg0+1, true), lookup("masq_np", reg0), masquerade),
 		}},
 	}
 	remember := chain{name: "remember"}

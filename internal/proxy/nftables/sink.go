@@ -292,6 +292,18 @@ const (
 	maxSlot = 1 << 16
 )
 
+// Reload reads back what the kernel holds, so that the next Apply, of a whole
+// Snapshot, writes just what is different: the way back after an error.
+func (s *Sink) Reload() error {
+	for _, f := range s.families {
+		ignored := servicetable.Prior{Frontends: map[servicetable.Frontend]servicetable.PriorTarget{}, Slots: map[servicetable.PoolID][]netip.AddrPort{}}
+		if err := s.read(f, &ignored); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Apply programs a Diff. The first one also removes what an earlier process has
 // left and nobody wants any more.
 func (s *Sink) Apply(d *servicetable.Diff) error {

@@ -77,14 +77,17 @@ func (t *batch) add(kind uint16, flags uint16, what string, fill func(*attrs)) {
 func (t *batch) empty() bool { return len(t.names) == 0 }
 
 // conn is a netlink socket. The tables that it makes are owned by it.
-type conn struct{ fd int }
+type conn struct {
+	fd  int
+	seq uint32 // of the last message: what came late is told by its number
+}
 
 func dial() (*conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	c := &conn{fd}
+	c := &conn{fd: fd}
 	// A batch is sent whole: the larger of what is allowed.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 32<<20) != nil {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
@@ -119,13 +122,12 @@ func (c *conn) commit(t *batch) error {
 	if t.empty() {
 		return nil
 	}
-	last := uint32(len(t.names))
+	base, last := c.seq+1, uint32(len(t.names))
+	c.seq += last + 2
 	all := message(nil, batchBegin, 0, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
 	all = append(all, t.b...)
-	// The acknowledgement of the last message comes after the commit.
-	end := message(nil, batchEnd, 0, last+1, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
-	setAck(t.b, last, all[len(all)-len(t.b):])
-	all = append(all, end...)
+	all = message(all, batchEnd, 0, last+1, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
+	number(all, base, last)
 	if err := unix.Sendto(c.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to nf_tables: %w", err)
 	}
@@ -141,7 +143,8 @@ func (c *conn) commit(t *batch) error {
 		}
 		done := false
 		err = eachMessage(buf[:n], func(kind uint16, seq uint32, body []byte) {
-			if kind != unix.NLMSG_ERROR || len(body) < 4 {
+			seq -= base // what is of an earlier transaction wraps around
+			if kind != unix.NLMSG_ERROR || len(body) < 4 || seq > last+1 {
 				return
 			}
 			if code := int32(binary.NativeEndian.Uint32(body)); code != 0 && first == nil {
@@ -164,14 +167,17 @@ func (c *conn) commit(t *batch) error {
 	}
 }
 
-// setAck asks for an acknowledgement of the message with that number.
-func setAck(_ []byte, seq uint32, all []byte) {
+// number adds base to the numbers of a batch's messages, and asks for an
+// acknowledgement of the last, which comes after the commit.
+func number(all []byte, base, last uint32) {
 	for at := 0; at < len(all); {
 		n := int(binary.NativeEndian.Uint32(all[at:]))
-		if binary.NativeEndian.Uint32(all[at+8:]) == seq {
+		seq := binary.NativeEndian.Uint32(all[at+8:])
+		if seq == last {
 			flags := binary.NativeEndian.Uint16(all[at+6:])
 			binary.NativeEndian.PutUint16(all[at+6:], flags|unix.NLM_F_ACK)
 		}
+		binary.NativeEndian.PutUint32(all[at+8:], base+seq)
 		at += (n + 3) &^ 3
 	}
 }
@@ -190,7 +196,8 @@ func eachMessage(b []byte, fn func(kind uint16, seq uint32, body []byte)) error 
 
 // dump asks for a list and gives each answer's attributes.
 func (c *conn) dump(kind uint16, family uint8, fill func(*attrs), each func(body []byte)) error {
-	b := message(nil, unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_DUMP, 1, family, 0, fill)
+	c.seq++
+	b := message(nil, unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_DUMP, c.seq, family, 0, fill)
 	if err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to nf_tables: %w", err)
 	}
@@ -205,7 +212,10 @@ func (c *conn) dump(kind uint16, family uint8, fill func(*attrs), each func(body
 		}
 		var code error
 		done := false
-		err = eachMessage(buf[:n], func(kind uint16, _ uint32, body []byte) {
+		err = eachMessage(buf[:n], func(kind uint16, seq uint32, body []byte) {
+			if seq != c.seq {
+				return
+			}
 			switch kind {
 			case unix.NLMSG_DONE:
 				done = true
