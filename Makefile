@@ -16,7 +16,7 @@ LDFLAGS := -s -w \
 	-X $(BASE).gitMajor=1 -X $(BASE).gitMinor=37 \
 	-X $(BASE).gitCommit=$(COMMIT) -X $(BASE).gitTreeState=clean
 
-.PHONY: build embedded demo test test-short lint bench-up generate image clean
+.PHONY: build embedded demo test test-short lint bench bench-up generate image clean
 
 build: embedded
 	go build -ldflags "$(LDFLAGS)" -o bin/viaduct ./cmd/viaduct
@@ -36,6 +36,8 @@ test-short: embedded
 
 lint:
 	hack/lint.sh
+
+bench: bench-up
 
 bench-up: build
 	go run ./bench/up -viaduct bin/viaduct
