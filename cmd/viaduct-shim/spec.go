@@ -36,6 +36,7 @@ var (
 
 // spec is the container in the OCI runtime specification's terms.
 func (c *container) spec(p *pod) *specs.Spec {
+	score := oomScoreAdj(c.cfg.Resources.OOMScoreAdj)
 	s := &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: c.rootfs(), Readonly: c.cfg.ReadOnlyRootfs},
@@ -43,7 +44,7 @@ func (c *container) spec(p *pod) *specs.Spec {
 			Args:            c.cfg.Args,
 			Cwd:             c.workingDir(),
 			NoNewPrivileges: c.cfg.NoNewPrivileges,
-			OOMScoreAdj:     &c.cfg.Resources.OOMScoreAdj,
+			OOMScoreAdj:     &score,
 			Terminal:        c.cfg.TTY,
 		},
 		Mounts: c.mounts(p),
