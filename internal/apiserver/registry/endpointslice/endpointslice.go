@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"viaduct.dev/viaduct/internal/apiserver/registry"
+	"viaduct.dev/viaduct/internal/apiserver/registry/address"
 	"viaduct.dev/viaduct/internal/apiserver/table"
 )
 
@@ -177,14 +178,8 @@ func validateAddress(text string, kind discoveryv1.AddressType, path *field.Path
 		reason = "must be a valid IPv4 address"
 	case kind == discoveryv1.AddressTypeIPv6 && !ip.Is6():
 		reason = "must be a valid IPv6 address"
-	case ip.IsUnspecified():
-		reason = "may not be unspecified (0.0.0.0 or ::)"
-	case ip.IsLoopback():
-		reason = "may not be in the loopback range (127.0.0.0/8, ::1/128)"
-	case ip.IsLinkLocalUnicast():
-		reason = "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
-	case ip.IsLinkLocalMulticast():
-		reason = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+	default:
+		reason = address.Problem(ip)
 	}
 	if reason == "" {
 		return nil

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"viaduct.dev/viaduct/internal/apiserver/registry/address"
 )
 
 // validate checks a Service by the rules of its API documentation, in
@@ -290,30 +293,11 @@ func validateExternalIPs(ips []string, path *field.Path) errorList {
 	for i, ip := range ips {
 		problems := validation.IsValidIP(path.Index(i), ip)
 		errs = append(errs, problems...)
-		if len(problems) == 0 {
-			errs = append(errs, validateUsable(ip, path.Index(i))...)
+		if a, err := netip.ParseAddr(ip); err == nil && len(problems) == 0 && address.Problem(a) != "" {
+			errs = append(errs, field.Invalid(path.Index(i), ip, address.Problem(a)))
 		}
 	}
 	return errs
-}
-
-func validateUsable(text string, path *field.Path) errorList {
-	ip := mustAddr(text)
-	reason := ""
-	switch {
-	case ip.IsUnspecified():
-		reason = "may not be unspecified (0.0.0.0 or ::)"
-	case ip.IsLoopback():
-		reason = "may not be in the loopback range (127.0.0.0/8, ::1/128)"
-	case ip.IsLinkLocalUnicast():
-		reason = "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
-	case ip.IsLinkLocalMulticast():
-		reason = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
-	}
-	if reason == "" {
-		return nil
-	}
-	return errorList{field.Invalid(path, text, reason)}
 }
 
 // validateStatus checks what a load balancer tells of itself.

@@ -11,11 +11,6 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-func mustAddr(text string) netip.Addr {
-	a, _ := netip.ParseAddr(text)
-	return a
-}
-
 // validateUpdate checks what may not change: the first address and family while
 // a Service has a cluster IP, the class while it is a load balancer.
 func validateUpdate(s, old *corev1.Service) errorList {
