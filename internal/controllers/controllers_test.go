@@ -295,6 +295,12 @@ func TestDeploymentRollsOutScalesAndIsCollected(t *testing.T) {
 	c.eventually("slices have 2", ready(2))
 
 	// A Pod that is deleted is replaced.
+	c.eventually("two are left", func() string {
+		if n := len(c.pods("app=web")); n != 2 {
+			return fmt.Sprint(n)
+		}
+		return ""
+	})
 	victim := c.pods("app=web")[0]
 	must(t, c.client.CoreV1().Pods("default").Delete(t.Context(), victim.Name, metav1.DeleteOptions{}))
 	c.eventually("replaced", func() string {
