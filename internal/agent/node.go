@@ -170,6 +170,9 @@ func (a *agent) sayReady(ctx context.Context) error {
 }
 
 func (a *agent) renewLease(ctx context.Context) error {
+	// An answer that never comes must not keep the next try from being made.
+	ctx, cancel := context.WithTimeout(ctx, leaseRenewal/2)
+	defer cancel()
 	leases := a.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	now, seconds := metav1.NowMicro(), int32(leaseDuration/time.Second)
 	lease, err := leases.Get(ctx, a.NodeName, metav1.GetOptions{})

@@ -91,7 +91,10 @@ func (n *node) live(ctx context.Context, ns *lab.Namespace, prepared <-chan stru
 	cmd.Dir = "/"
 	// Little of what the start makes is garbage; the node itself turns to
 	// keeping small when it is over.
-	cmd.Env = append(os.Environ(), "GOGC=400")
+	cmd.Env = append(os.Environ(), "GOGC=400",
+		// client-go looks after 45 s whether a silent connection is dead, which is
+		// longer than a node may be silent; in a box the API is milliseconds away.
+		"HTTP2_READ_IDLE_TIMEOUT_SECONDS=5", "HTTP2_PING_TIMEOUT_SECONDS=3")
 	// A terminal's signals are the supervisor's to handle.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = ns.Start(cmd)
