@@ -83,6 +83,12 @@ func ownBox(t *testing.T, args ...string) *box {
 	t.Cleanup(func() {
 		if t.Failed() {
 			b.dumpLog(t)
+			for _, args := range [][]string{{"get", "nodes,pods", "-A", "-o", "wide"}, {"get", "events", "-A"}} {
+				out, _ := b.run(context.Background(), "", append([]string{"kubectl"}, args...)...)
+				t.Logf("kubectl %s\n%s", strings.Join(args, " "), out)
+			}
+			routes, _ := exec.Command("ip", "-n", "viaduct-"+b.name+"-node-1", "route").CombinedOutput()
+			t.Logf("routes of node-1:\n%s", routes)
 		}
 		if out, err := b.run(context.Background(), "", "down"); err != nil {
 			t.Errorf("viaduct down: %v\n%s", err, out)

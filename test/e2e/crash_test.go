@@ -96,9 +96,9 @@ func TestKilledDaemonResumesWithEverythingItHad(t *testing.T) {
 				t.Errorf("the kubeconfig changed")
 			}
 			b.kubectl(t, "scale", "deployment/web", "--replicas=4")
-			b.kubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
+			b.kubectl(t, "rollout", "status", "deployment/web", "--timeout=20s")
 			b.kubectl(t, "scale", "deployment/web", "--replicas=3")
-			b.kubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
+			b.kubectl(t, "rollout", "status", "deployment/web", "--timeout=20s")
 			eventually(t, 20*time.Second, func() error {
 				before = containers(t, b, "default")
 				if n := strings.Count(strings.TrimSpace(before), "\n") + 1; n != 3 {
