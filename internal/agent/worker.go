@@ -415,10 +415,11 @@ func (w *worker) recover() error {
 			return err
 		}
 	}
+	// First the sandbox: the probes that found starts keep its addresses.
+	w.adoptSandbox(sandbox, ips)
 	for _, c := range w.containers {
 		c.found(statuses)
 	}
-	w.adoptSandbox(sandbox, ips)
 	return nil
 }
 
