@@ -72,7 +72,8 @@ func genericConfig(cfg Config, known *scheme.Scheme) (*genericapiserver.Config, 
 
 // assemble installs the kinds and makes the server of them.
 func (s *Server) assemble(cfg Config, known *scheme.Scheme, c *genericapiserver.Config) error {
-	storage := s.store.RESTOptions(known)
+	sealed := make(chan struct{})
+	storage := s.store.RESTOptions(known, sealed)
 	nodePorts := cfg.ServiceNodePortRange
 	if nodePorts.Size == 0 {
 		nodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
@@ -92,6 +93,7 @@ func (s *Server) assemble(cfg Config, known *scheme.Scheme, c *genericapiserver.
 			return fmt.Errorf("install kinds: %w", err)
 		}
 	}
+	close(sealed)
 	c.RESTOptionsGetter = storage
 	c.AdmissionControl = s.resources.Admission()
 	c.LoopbackClientConfig = s.ClientConfig()

@@ -24,7 +24,7 @@ import (
 	_ "github.com/vishvananda/netns"
 	_ "go.etcd.io/etcd/client/v3"
 	_ "go.etcd.io/etcd/client/v3/kubernetes"
-	_ "go.etcd.io/etcd/server/v3/embed"
+	_ "go.etcd.io/etcd/server/v3/etcdserver"
 	_ "go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	_ "golang.org/x/net/dns/dnsmessage"
 	_ "golang.org/x/net/ipv4"

@@ -6,7 +6,7 @@
 // acknowledged, so a kill at any moment loses nothing that a client was told.
 //
 //	s, err := store.Open(ctx, store.Config{Dir: dir, Log: log})
-//	env.Storage = s.RESTOptions(scheme)
+//	env.Storage = s.RESTOptions(scheme, sealed)
 //	...
 //	select { case err := <-s.Failed(): ... }  // the disk is full or broken
 //	s.Close()

@@ -9,6 +9,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/registry/generic"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/storage"
@@ -31,13 +32,17 @@ const (
 // RESTOptions opens the storage of each resource: protobuf of version v1 in
 // etcd, behind a watch cache. Events alone have no cache, as in kube-apiserver:
 // they are written often and hardly ever read.
-func (s *Store) RESTOptions(known *scheme.Scheme) generic.RESTOptionsGetter {
-	return &options{store: s, scheme: known, codecs: map[string]codec{}}
+//
+// The caches fill from when sealed is closed: the scheme has no lock, and they
+// must not decode with it while the next kind still adds its defaulting.
+func (s *Store) RESTOptions(known *scheme.Scheme, sealed <-chan struct{}) generic.RESTOptionsGetter {
+	return &options{store: s, scheme: known, sealed: sealed, codecs: map[string]codec{}}
 }
 
 type options struct {
 	store  *Store
 	scheme *scheme.Scheme
+	sealed <-chan struct{}
 
 	mu     sync.Mutex
 	codecs map[string]codec // by group
@@ -104,7 +109,7 @@ func (o *options) uncached(
 	versioner := storage.APIObjectVersioner{}
 	// Watches of one client share a stream, on which the progress that one of
 	// them asks for is reported to all: so each resource has its own.
-	client := newClient(o.store.etcd.Server)
+	client := newClient(o.store.etcd)
 	raw, err := etcd3.New(client, o.store.compactor, cfg.Codec, newFunc, newListFunc, cfg.Prefix, resourcePrefix,
 		cfg.GroupResource, identity.NewEncryptCheckTransformer(), cfg.LeaseManagerConfig,
 		etcd3.NewDefaultDecoder(cfg.Codec, versioner), versioner)
@@ -127,7 +132,7 @@ func (o *options) cached(
 	}
 	raw = prompt{raw}
 	cached, err := cacher.NewCacherFromConfig(cacher.Config{
-		Storage:             raw,
+		Storage:             patient{raw, o.sealed},
 		Versioner:           storage.APIObjectVersioner{},
 		GroupResource:       cfg.GroupResource,
 		EventsHistoryWindow: cfg.EventsHistoryWindow,
@@ -167,4 +172,35 @@ func (p prompt) GetCurrentResourceVersion(ctx context.Context) (uint64, error) {
 	// If this fails the cache's own request will come.
 	_ = p.Interface.RequestWatchProgress(ctx)
 	return revision, nil
+}
+
+// patient is what a watch cache fills itself from: it waits for the scheme.
+type patient struct {
+	storage.Interface
+	sealed <-chan struct{}
+}
+
+// GetList implements storage.Interface.
+func (p patient) GetList(ctx context.Context, key string, options storage.ListOptions, list runtime.Object) error {
+	if err := p.wait(ctx); err != nil {
+		return err
+	}
+	return p.Interface.GetList(ctx, key, options, list)
+}
+
+// Watch implements storage.Interface.
+func (p patient) Watch(ctx context.Context, key string, options storage.ListOptions) (watch.Interface, error) {
+	if err := p.wait(ctx); err != nil {
+		return nil, err
+	}
+	return p.Interface.Watch(ctx, key, options)
+}
+
+func (p patient) wait(ctx context.Context) error {
+	select {
+	case <-p.sealed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,7 +13,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
-	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/config"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
@@ -27,25 +26,11 @@ import (
 )
 
 const (
-	memberName = "viaduct"
-	// A member must announce a peer URL; nothing listens there.
-	peerURL = "http://127.0.0.1:2380"
-
-	// The log is preallocated in segments, two of them at the start.
-	walSegmentBytes = 4 << 20
-	// The database may grow to this size before writes are refused.
-	quotaBytes = 8 << 30
 	// Less room than this is reported before anything is started.
 	minFreeBytes = 32 << 20
 
 	// How often the lone member is told to elect itself, until it has.
 	electPause = 2 * time.Millisecond
-	// A snapshot of the raft log is taken after so many writes. What was written
-	// since is replayed at a restart, and must all be in memory meanwhile (see
-	// elect): the entries that are kept outnumber those that can follow a
-	// snapshot, by far.
-	snapshotCount  = 2000
-	catchUpEntries = 10000
 
 	compactInterval = 5 * time.Minute
 )
@@ -61,7 +46,7 @@ type Config struct {
 type Store struct {
 	dir       string
 	lock      *os.File
-	etcd      *embed.Etcd
+	etcd      *etcdserver.EtcdServer
 	client    *clientv3.Client
 	compactor stoppable
 	failed    chan error
@@ -92,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.Close()
 		return nil, fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
 	}
-	s.client = v3client.New(s.etcd.Server)
+	s.client = v3client.New(s.etcd)
 	s.compactor = etcd3.NewCompactor(s.client, compactInterval, clock.RealClock{}, nil)
 	return s, nil
 }
@@ -125,7 +110,7 @@ func (s *Store) close() {
 			_ = s.client.Close()
 		}
 		if s.etcd != nil {
-			s.etcd.Close()
+			s.etcd.Stop()
 		}
 	}
 	if s.lock != nil {
@@ -134,21 +119,12 @@ func (s *Store) close() {
 }
 
 func (s *Store) start(ctx context.Context, log *slog.Logger) error {
-	peer, err := url.Parse(peerURL)
+	cfg, err := serverConfig(filepath.Join(s.dir, "etcd"), newZap(log, s.fail))
 	if err != nil {
 		return err
 	}
-	cfg := embed.NewConfig()
-	cfg.Name = memberName
-	cfg.Dir = filepath.Join(s.dir, "etcd")
-	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
-	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{*peer}, nil
-	cfg.InitialCluster = memberName + "=" + peerURL
-	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
-	cfg.QuotaBackendBytes = quotaBytes
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log, s.fail))
-	fresh := !wal.Exist(filepath.Join(cfg.Dir, "member", "wal"))
-	snapshots, err := filepath.Glob(filepath.Join(cfg.Dir, "member", "snap", "*.snap"))
+	fresh := !wal.Exist(cfg.WALDir())
+	snapshots, err := filepath.Glob(filepath.Join(cfg.SnapDir(), "*.snap"))
 	if err != nil {
 		return err
 	}
@@ -158,18 +134,18 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) error {
 	if err := s.elect(ctx, fresh || len(snapshots) > 0); err != nil {
 		return err
 	}
-	if err := unpopulate(filepath.Join(cfg.Dir, "member", "snap", "db")); err != nil {
+	if err := unpopulate(filepath.Join(cfg.SnapDir(), "db")); err != nil {
 		log.Debug("store: the database stays in memory", "err", err)
 	}
-	if len(snapshots) == 0 {
-		s.etcd.Server.ForceSnapshot() // for a quick start the next time
+	if len(snapshots) == 0 && !raceDetector {
+		s.etcd.ForceSnapshot() // for a quick start the next time
 	}
 	return nil
 }
 
 // launch starts etcd on a goroutine of its own, which does not come back from
 // what etcd calls fatal.
-func (s *Store) launch(cfg *embed.Config) error {
+func (s *Store) launch(cfg config.ServerConfig) error {
 	started := make(chan error, 1)
 	go func() {
 		defer func() {
@@ -177,13 +153,14 @@ func (s *Store) launch(cfg *embed.Config) error {
 				started <- s.explain(fmt.Errorf("%v", r))
 			}
 		}()
-		etcd, err := embed.StartEtcd(cfg)
-		if err == nil {
-			s.etcd = etcd
-		} else {
-			err = s.explain(err)
+		server, err := etcdserver.NewServer(cfg)
+		if err != nil {
+			started <- s.explain(err)
+			return
 		}
-		started <- err
+		server.Start()
+		s.etcd = server
+		started <- nil
 	}()
 	select {
 	case err := <-started:
@@ -201,7 +178,7 @@ func (s *Store) launch(cfg *embed.Config) error {
 // this entry from memory as soon as it is applied, maybe a moment before raft
 // notes so, and an election in between looks for it and panics (etcd 3.7).
 func (s *Store) elect(ctx context.Context, atOnce bool) error {
-	server := s.etcd.Server
+	server := s.etcd
 	self := uint64(server.MemberID())
 	stand := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &self, To: &self}
 	tick := time.NewTicker(electPause)
