@@ -61,14 +61,15 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	select {
 	case <-w.started:
 	case <-ctx.Done():
-		// The handler may have ended, and so cancelled, just as it started.
-		select {
-		case <-w.started:
-		default:
-			_ = reader.CloseWithError(ctx.Err())
-			return nil, ctx.Err()
-		}
 	}
+	// A caller that has gone gets no answer, also not the empty one of a handler
+	// that gave up for that reason.
+	if err := request.Context().Err(); err != nil {
+		cancel()
+		_ = reader.CloseWithError(err)
+		return nil, err
+	}
+	<-w.started // ctx ends before that only with the caller's
 	return &http.Response{
 		Status:        fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)),
 		StatusCode:    w.status,
