@@ -283,6 +283,34 @@ func TestPodDeletedWhileNoAgentRunsIsRemoved(t *testing.T) {
 	}
 }
 
+// The agent that comes back asks the Pod that it finds, not nobody.
+func TestAProbeGoesOnAtTheSameAddressAfterARestart(t *testing.T) {
+	n := newTestNode(t)
+	n.pod("late", func(p *corev1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: corev1.ProbeHandler{
+			TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(5001)}}}
+	}, "serve", "--http", ":5000")
+	n.until("late", "running", func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == corev1.PodRunning })
+	n.stop()
+	sandbox, err := n.cfg.Runtime.OpenPod(t.Context(), filepath.Join(n.cfg.StateDir, "pods", "uid-late"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, err := lab.Open(sandbox.NetNS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	port, err := inside.Listen(t.Context(), "tcp", ":5001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.until("late", "ready", ready)
+	port.Close()
+	n.until("late", "unready", func(p *corev1.Pod) bool { return p != nil && !ready(p) })
+}
+
 func TestContainerGetsItsEnvironmentAndFiles(t *testing.T) {
 	n := newTestNode(t)
 	_, err := n.client.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{

@@ -59,8 +59,9 @@ func (w *worker) stepEnding() {
 		return
 	}
 	e.deleting = true
+	pod := w.pod
 	w.beside(func() func() {
-		err := w.deleteFromAPI()
+		err := w.deleteFromAPI(pod)
 		return func() {
 			e.deleting = false
 			if err != nil {

@@ -446,10 +446,10 @@ func (w *worker) teardown(sandbox runtime.Pod) error {
 }
 
 // deleteFromAPI lets the API forget the Pod.
-func (w *worker) deleteFromAPI() error {
+func (w *worker) deleteFromAPI(pod *corev1.Pod) error {
 	zero := int64(0)
-	err := w.a.Client.CoreV1().Pods(w.pod.Namespace).Delete(w.ctx, w.pod.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &w.pod.UID},
+	err := w.a.Client.CoreV1().Pods(pod.Namespace).Delete(w.ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &zero, Preconditions: &metav1.Preconditions{UID: &pod.UID},
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
