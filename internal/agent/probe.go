@@ -90,64 +90,20 @@ func (w *worker) probeDeadline(p *corev1.Probe) time.Time {
 func (w *worker) probe(ctx context.Context, c *container, run int, kind string, p *corev1.Probe, ok bool, changed func(ok bool)) {
 	spec, id, pod := c.spec, c.run.ID, w.pod
 	v := &view{pod: w.pod, sandbox: w.sandbox, ips: w.ips}
-	period := time.Duration(max(p.PeriodSeconds, 1)) * time.Second
-	if p.PeriodSeconds == 0 {
-		period = 10 * time.Second
-	}
-	delay := time.Until(c.run.StartedAt.Add(time.Duration(p.InitialDelaySeconds) * time.Second))
-	// A program is seldom there the moment that it was started: the first tries
-	// of a probe that was not told to wait come closer together, and a failure
-	// among them is not counted.
-	early := time.Now().Add(min(period, time.Second))
+	when := newProbing(p, kind, c.run.StartedAt, ok)
 	w.wg.Go(func() {
-		if pause(ctx, delay) != nil {
-			return
-		}
-		for good, bad, quick := 0, 0, 5*time.Millisecond; ctx.Err() == nil; {
-			err := w.try(ctx, v, spec, id, p)
-			if ctx.Err() != nil {
-				return
-			}
-			if err != nil && kind != "Liveness" && !ok && time.Now().Before(early) {
-				if pause(ctx, quick) != nil {
-					return
+		when.run(ctx, func(ctx context.Context) error { return w.try(ctx, v, spec, id, p) }, func(err error) {
+			w.a.events.Eventf(&corev1.ObjectReference{
+				APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+				ResourceVersion: pod.ResourceVersion, FieldPath: "spec.containers{" + spec.Name + "}",
+			}, corev1.EventTypeWarning, "Unhealthy", "%s probe failed: %v", kind, err)
+		}, func(ok bool) {
+			w.post(func() {
+				if ctx.Err() == nil && c.running() && c.run.Attempt == run {
+					changed(ok)
 				}
-				quick = min(quick*2, 100*time.Millisecond)
-				continue
-			}
-			now := ok
-			if err == nil {
-				good, bad = good+1, 0
-				if good >= max(1, int(p.SuccessThreshold)) {
-					now = true
-				}
-			} else {
-				good, bad = 0, bad+1
-				w.a.events.Eventf(&corev1.ObjectReference{
-					APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
-					ResourceVersion: pod.ResourceVersion, FieldPath: "spec.containers{" + spec.Name + "}",
-				}, corev1.EventTypeWarning, "Unhealthy", "%s probe failed: %v", kind, err)
-				limit := int(p.FailureThreshold)
-				if limit == 0 {
-					limit = 3
-				}
-				if bad >= limit {
-					now = false
-				}
-			}
-			// A startup probe ends with its first verdict, which may be the one it began with.
-			if now != ok || kind == "Startup" && err != nil && bad >= max(1, int(p.FailureThreshold)) {
-				ok = now
-				w.post(func() {
-					if ctx.Err() == nil && c.running() && c.run.Attempt == run {
-						changed(now)
-					}
-				})
-			}
-			if pause(ctx, period) != nil {
-				return
-			}
-		}
+			})
+		})
 	})
 }
 
