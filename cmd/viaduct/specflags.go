@@ -22,7 +22,7 @@ func bindSpec(fs *pflag.FlagSet, s *box.Spec) {
 	fs.IntVar(&s.NodeCIDRMaskSizeIPv6, "node-cidr-mask-size-ipv6", s.NodeCIDRMaskSizeIPv6, "size of a node's share of the IPv6 Pod range, in bits of prefix (kube-controller-manager)")
 	fs.StringVar(&s.Domain, "cluster-domain", s.Domain, "domain of the cluster's names (kubelet)")
 	fs.Var(addresses{&s.DNS}, "cluster-dns", "addresses of the cluster's DNS, inside the Service range; default is the tenth of each (kubelet)")
-	fs.Var(prefixes{&s.LoadBalancerRanges}, "load-balancer-range", "addresses for Services of type LoadBalancer, on the nodes' network")
+	fs.Var(prefixes{&s.LoadBalancerRanges}, "load-balancer-range", "addresses for Services of type LoadBalancer, inside --node-network and by default a part of it")
 	fs.Var(prefixes{&s.NodeNetworks}, "node-network", "the nodes' network, or one of each family")
 	fs.StringVar(&s.DNSUpstream, "dns-upstream", s.DNSUpstream, `where other names are looked up: "host" for the host's resolvers (also without a value), or addresses of DNS servers; default is nowhere`)
 	fs.Lookup("dns-upstream").NoOptDefVal = box.UpstreamHost

@@ -29,6 +29,9 @@ one that is dead is resumed with the settings it was made with.`,
 				return err
 			}
 			spec.Name = g.name
+			if !cmd.Flags().Changed("load-balancer-range") {
+				spec.LoadBalancerRanges = spec.LoadBalancerShare()
+			}
 			o.Spec = spec
 			o.Differs = func(stored box.Spec) error { return differs(cmd.Flags(), stored) }
 			o.Began = g.began

@@ -27,6 +27,9 @@ func TestAddressesFollowFromTheSpec(t *testing.T) {
 		{"the API", s.APIAddress(), "172.20.0.11:6443"},
 		{"DNS", s.DNSAddresses(), "[10.96.0.10 fd00:10:96::a]"},
 		{"the sizes of nodes' parts", s.NodeCIDRMaskSizes(), "[24 64]"},
+		{"the balancers' addresses", s.LoadBalancerShare(), "[172.20.255.0/24 fd00:172:20::ff00/120]"},
+		{"those in a small network", Spec{NodeNetworks: []netip.Prefix{netip.MustParsePrefix("10.9.8.0/22"), netip.MustParsePrefix("fd00:9::/119")}}.LoadBalancerShare(),
+			"[10.9.10.0/23 fd00:9::100/120]"},
 		{"the names", s.NodeNames(), "[node-1 node-2 node-3]"},
 	} {
 		if got := fmt.Sprint(c.got); got != c.want {
@@ -47,17 +50,24 @@ func TestWrongSettingsAreNamedByTheirFlag(t *testing.T) {
 		set  func(*Spec)
 		want string
 	}{
-		"a name with a slash":                {func(s *Spec) { s.Name = "a/b" }, `cluster name "a/b"`},
-		"no node":                            {func(s *Spec) { s.Nodes = 0 }, "--nodes: must be 1 to"},
-		"two ranges of one family":           {func(s *Spec) { s.ServiceCIDRs[1] = p("10.1.0.0/16") }, "--service-cluster-ip-range"},
-		"a range with host bits":             {func(s *Spec) { s.ClusterCIDRs[0] = p("10.244.0.1/16") }, "did you mean 10.244.0.0/16"},
-		"Pods where Services are":            {func(s *Spec) { s.ClusterCIDRs[0] = p("10.96.0.0/16") }, "overlaps"},
-		"nodes where Pods are":               {func(s *Spec) { s.NodeNetworks[0] = p("10.244.0.0/16") }, "--node-network"},
-		"a Pod network larger than its room": {func(s *Spec) { s.NodeCIDRMaskSizeIPv4 = 8 }, "--node-cidr-mask-size-ipv4"},
-		"too few Pod networks":               {func(s *Spec) { s.Nodes, s.NodeCIDRMaskSizeIPv4 = 5, 18 }, "only 4 networks"},
-		"DNS outside the range":              {func(s *Spec) { s.DNS = []netip.Addr{netip.MustParseAddr("1.2.3.4")} }, "--cluster-dns"},
-		"a domain that is none":              {func(s *Spec) { s.Domain = "a..b" }, "--cluster-domain"},
-		"an upstream that is a name":         {func(s *Spec) { s.DNSUpstream = "dns.example" }, "--dns-upstream"},
+		"a name with a slash":                  {func(s *Spec) { s.Name = "a/b" }, `cluster name "a/b"`},
+		"no node":                              {func(s *Spec) { s.Nodes = 0 }, "--nodes: must be 1 to"},
+		"two ranges of one family":             {func(s *Spec) { s.ServiceCIDRs[1] = p("10.1.0.0/16") }, "--service-cluster-ip-range"},
+		"a range with host bits":               {func(s *Spec) { s.ClusterCIDRs[0] = p("10.244.0.1/16") }, "did you mean 10.244.0.0/16"},
+		"Pods where Services are":              {func(s *Spec) { s.ClusterCIDRs[0] = p("10.96.0.0/16") }, "overlaps"},
+		"nodes where Pods are":                 {func(s *Spec) { s.NodeNetworks[0] = p("10.244.0.0/16") }, "--node-network"},
+		"a Pod network larger than its room":   {func(s *Spec) { s.NodeCIDRMaskSizeIPv4 = 8 }, "--node-cidr-mask-size-ipv4"},
+		"too few Pod networks":                 {func(s *Spec) { s.Nodes, s.NodeCIDRMaskSizeIPv4 = 5, 18 }, "only 4 networks"},
+		"DNS outside the range":                {func(s *Spec) { s.DNS = []netip.Addr{netip.MustParseAddr("1.2.3.4")} }, "--cluster-dns"},
+		"the kubernetes Service's own address": {func(s *Spec) { s.DNS = []netip.Addr{netip.MustParseAddr("10.96.0.1")} }, "--cluster-dns"},
+		"a balancer's range elsewhere":         {func(s *Spec) { s.LoadBalancerRanges[0] = p("10.9.0.0/24") }, "not inside --node-network, 172.20.0.0/16"},
+		"a balancer's range over a node":       {func(s *Spec) { s.LoadBalancerRanges[0] = p("172.20.0.0/24") }, "holds the node's address 172.20.0.11"},
+		"a balancer's range over the host":     {func(s *Spec) { s.LoadBalancerRanges[0] = p("172.20.0.0/29") }, "holds the host's address 172.20.0.1"},
+		"Services on the loopback":             {func(s *Spec) { s.ServiceCIDRs[0] = p("127.0.0.0/16") }, "--service-cluster-ip-range: 127.0.0.0/16 is no range for hosts"},
+		"Pods without the Services' family":    {func(s *Spec) { s.ClusterCIDRs = s.ClusterCIDRs[:1] }, "--cluster-cidr: 10.244.0.0/16 lacks the family of the Services, fd00:10:96::/112"},
+		"nodes without the Services' family":   {func(s *Spec) { s.NodeNetworks, s.LoadBalancerRanges = s.NodeNetworks[:1], s.LoadBalancerRanges[:1] }, "--node-network: 172.20.0.0/16 lacks"},
+		"a domain that is none":                {func(s *Spec) { s.Domain = "a..b" }, "--cluster-domain"},
+		"an upstream that is a name":           {func(s *Spec) { s.DNSUpstream = "dns.example" }, "--dns-upstream"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := Default("x")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -60,7 +61,7 @@ func ParsePortRange(s string) (PortRange, error) {
 // Default is a dual-stack box with one node.
 func Default(name string) Spec {
 	p := netip.MustParsePrefix
-	return Spec{
+	s := Spec{
 		Name:                 name,
 		Nodes:                1,
 		ServiceCIDRs:         []netip.Prefix{p("10.96.0.0/12"), p("fd00:10:96::/112")},
@@ -69,9 +70,34 @@ func Default(name string) Spec {
 		NodeCIDRMaskSizeIPv6: 64,
 		Domain:               "cluster.local",
 		NodePorts:            PortRange{30000, 32767},
-		LoadBalancerRanges:   []netip.Prefix{p("172.20.255.0/24"), p("fd00:172:20::ff00/120")},
 		NodeNetworks:         []netip.Prefix{p("172.20.0.0/16"), p("fd00:172:20::/64")},
 	}
+	s.LoadBalancerRanges = s.LoadBalancerShare()
+	return s
+}
+
+// LoadBalancerShare is the part of the nodes' networks that Services of type
+// LoadBalancer get where nobody says otherwise: from 255 x 256 on 256 addresses
+// or, in a smaller network, its upper half.
+func (s Spec) LoadBalancerShare() []netip.Prefix {
+	var share []netip.Prefix
+	for _, p := range s.NodeNetworks {
+		a, last := p.Addr().AsSlice(), p.Addr().BitLen()/8-1
+		switch free := p.Addr().BitLen() - p.Bits(); {
+		case free == 0: // Validate refuses it
+			share = append(share, p)
+		case free < 16:
+			half := p.Bits() + 1 // the bit that tells its upper half
+			a[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+			upper, _ := netip.AddrFromSlice(a)
+			share = append(share, netip.PrefixFrom(upper, half))
+		default:
+			a[last-1] = 0xff
+			first, _ := netip.AddrFromSlice(a)
+			share = append(share, netip.PrefixFrom(first, first.BitLen()-8))
+		}
+	}
+	return share
 }
 
 var (
@@ -138,6 +164,32 @@ func (s Spec) Validate() error {
 			}
 		}
 	}
+	for _, p := range s.LoadBalancerRanges {
+		inside := func(n netip.Prefix) bool { return n.Bits() <= p.Bits() && n.Contains(p.Addr()) }
+		if !slices.ContainsFunc(s.NodeNetworks, inside) {
+			bad("load-balancer-range", "%s is not inside --node-network, %s", p, list(s.NodeNetworks))
+			continue
+		}
+		for _, own := range append(s.NodeAddresses(1), s.NodeAddresses(s.Nodes)...) {
+			if p.Contains(own) {
+				bad("load-balancer-range", "%s holds the node's address %s", p, own)
+			}
+		}
+		for _, gateway := range s.GatewayPrefixes() {
+			if p.Contains(gateway.Addr()) {
+				bad("load-balancer-range", "%s holds the host's address %s", p, gateway.Addr())
+			}
+		}
+	}
+	for _, p := range s.ServiceCIDRs {
+		same := func(q netip.Prefix) bool { return q.Addr().Is4() == p.Addr().Is4() }
+		if !slices.ContainsFunc(s.ClusterCIDRs, same) {
+			bad("cluster-cidr", "%s lacks the family of the Services, %s", list(s.ClusterCIDRs), p)
+		}
+		if !slices.ContainsFunc(s.NodeNetworks, same) {
+			bad("node-network", "%s lacks the family of the Services, %s", list(s.NodeNetworks), p)
+		}
+	}
 	for _, p := range s.ServiceCIDRs {
 		for _, q := range s.ClusterCIDRs {
 			if p.Overlaps(q) {
@@ -145,12 +197,11 @@ func (s Spec) Validate() error {
 			}
 		}
 	}
-	if s.ServiceCIDRs[0].Addr().Is4() != s.NodeNetworks[0].Addr().Is4() && len(s.NodeNetworks) == 1 {
-		bad("node-network", "%s lacks the family of the Services, %s", s.NodeNetworks[0], s.ServiceCIDRs[0])
-	}
 	for _, a := range s.DNS {
 		if !contains(s.ServiceCIDRs, a) {
-			bad("cluster-dns", "%s is in no Service range", a)
+			bad("cluster-dns", "%s is in no Service range, %s", a, list(s.ServiceCIDRs))
+		} else if slices.ContainsFunc(s.ServiceCIDRs, func(p netip.Prefix) bool { return p.Addr() == a || p.Addr().Next() == a }) {
+			bad("cluster-dns", "%s is that of the kubernetes Service, or none", a)
 		}
 	}
 	if len(s.Domain) > 200 || !domain.MatchString(s.Domain) {
@@ -178,7 +229,19 @@ func families(flag string, ranges []netip.Prefix, bad func(string, string, ...an
 		if p != p.Masked() {
 			bad(flag, "%s has bits set behind its prefix; did you mean %s?", p, p.Masked())
 		}
+		if a := p.Addr(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+			bad(flag, "%s is no range for hosts (loopback, link-local, multicast or unspecified)", p)
+		}
 	}
+}
+
+// list is ranges as a flag takes them.
+func list(ranges []netip.Prefix) string {
+	var texts []string
+	for _, p := range ranges {
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, ",")
 }
 
 func contains(ranges []netip.Prefix, a netip.Addr) bool {
