@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -309,6 +310,30 @@ func TestAProbeGoesOnAtTheSameAddressAfterARestart(t *testing.T) {
 	n.until("late", "ready", ready)
 	port.Close()
 	n.until("late", "unready", func(p *corev1.Pod) bool { return p != nil && !ready(p) })
+}
+
+// A sandbox may outlive an agent that had not come to its files yet.
+func TestASandboxWithoutItsFilesIsCompleted(t *testing.T) {
+	n := newTestNode(t)
+	n.pod("half", nil, "serve", "--http", ":5000")
+	runs := func(p *corev1.Pod) bool {
+		return p != nil && len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Running != nil
+	}
+	was := n.until("half", "running", runs).Status.ContainerStatuses[0].ContainerID
+	n.stop()
+	dir := filepath.Join(n.cfg.StateDir, "pods", "uid-half")
+	sandbox, err := n.cfg.Runtime.OpenPod(t.Context(), dir)
+	if err == nil {
+		err = sandbox.RemoveContainer(t.Context(), "c-0")
+	}
+	for _, file := range []string{"etc-hosts", "etc-hostname", "etc-resolv"} {
+		err = errors.Join(err, os.Remove(filepath.Join(dir, file)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.until("half", "running again", func(p *corev1.Pod) bool { return runs(p) && p.Status.ContainerStatuses[0].ContainerID != was })
 }
 
 func TestContainerGetsItsEnvironmentAndFiles(t *testing.T) {

@@ -415,6 +415,12 @@ func (w *worker) recover() error {
 			return err
 		}
 	}
+	if len(statuses) == 0 {
+		// The one before may have died between the sandbox and its files.
+		if err := w.a.writePodFiles(w.pod, w.dir, ips); err != nil {
+			return err
+		}
+	}
 	// First the sandbox: the probes that found starts keep its addresses.
 	w.adoptSandbox(sandbox, ips)
 	for _, c := range w.containers {
