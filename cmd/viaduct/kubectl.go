@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -11,6 +13,8 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"viaduct.dev/viaduct/internal/cluster"
 )
 
 func newKubectl(g *global) *cobra.Command {
@@ -22,7 +26,8 @@ KUBECONFIG or --kubeconfig names another. Flags of viaduct itself stand before
 the word kubectl.`,
 		Example:            "  viaduct --name second kubectl get services -A",
 		DisableFlagParsing: true,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			why := func() string { return "" } // another cluster's troubles are not known here
 			if os.Getenv("KUBECONFIG") == "" {
 				dir, err := g.dir()
 				if err != nil {
@@ -34,17 +39,27 @@ the word kubectl.`,
 				if err := os.Setenv("KUBECONFIG", dir.Kubeconfig()); err != nil {
 					return err
 				}
+				why = func() string { return cluster.WhyNotReady(context.WithoutCancel(cmd.Context()), dir) }
 			}
-			runKubectl(args)
+			runKubectl(args, why)
 			return nil
 		},
 	}
 }
 
 // runKubectl is kubectl's own main; it exits with kubectl's code if that is not
-// zero. kubectl handles signals itself.
-func runKubectl(args []string) {
+// zero, and then adds what may explain it. kubectl handles signals itself.
+func runKubectl(args []string, why func() string) {
 	restoreSignals()
+	cmdutil.BehaviorOnFatal(func(message string, code int) {
+		if message != "" {
+			fmt.Fprintln(os.Stderr, strings.TrimSuffix(message, "\n"))
+		}
+		if text := why(); text != "" {
+			fmt.Fprintln(os.Stderr, "viaduct: "+text)
+		}
+		os.Exit(code)
+	})
 	config := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50)
 	cmd := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
 		PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),

@@ -232,6 +232,34 @@ func (o UpOptions) report(step string, took time.Duration) {
 	fmt.Fprintf(o.Out, "  %7.3f s  %-40s %s\n", time.Since(o.Began).Seconds(), step, took.Round(100*time.Microsecond))
 }
 
+// because names the nodes that are not ready and how their processes ended.
+func because(ctx context.Context, dir box.Dir) string {
+	status, err := Inspect(ctx, dir)
+	if err != nil {
+		return ""
+	}
+	text := ""
+	for _, n := range status.Nodes {
+		if !n.Ready && n.Error != "" {
+			text += fmt.Sprintf("; %s ended: %s", n.Name, n.Error)
+		}
+	}
+	return text
+}
+
+// WhyNotReady says in a line what keeps the cluster in dir from answering, or
+// nothing if it is ready or cannot be asked.
+func WhyNotReady(ctx context.Context, dir box.Dir) string {
+	status, err := Inspect(ctx, dir)
+	switch {
+	case err != nil || status.State == StateReady:
+		return ""
+	case status.State == StateStopped:
+		return fmt.Sprintf("cluster %s is stopped; `viaduct up` resumes it", status.Name)
+	}
+	return fmt.Sprintf("cluster %s is not ready%s; its log is %s", status.Name, because(ctx, dir), dir.Log())
+}
+
 // follow prints what happens until the cluster is ready.
 func follow(ctx context.Context, o UpOptions, steps bool) error {
 	waiting, cancel := context.WithTimeout(ctx, o.Wait)
@@ -256,7 +284,7 @@ func follow(ctx context.Context, o UpOptions, steps bool) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case waiting.Err() != nil:
-			return fmt.Errorf("cluster %s is not ready after %s; its log is %s", o.Spec.Name, o.Wait, o.Dir.Log())
+			return fmt.Errorf("cluster %s is not ready after %s%s; its log is %s", o.Spec.Name, o.Wait, because(ctx, o.Dir), o.Dir.Log())
 		case errors.Is(err, control.ErrNotRunning) && running(o.Dir):
 			// Another `up` holds the lock and has no socket yet.
 			select {
