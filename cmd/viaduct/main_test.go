@@ -61,6 +61,14 @@ func TestCommandLine(t *testing.T) {
 			"kill9":   kill9,
 			"traces":  traces,
 
+			"disk":    disk,
+			"fill":    fill,
+			"big":     big,
+			"image":   image,
+			"written": written,
+
+			"writeuntilrefused": writeUntilRefused,
+
 			"waitready": waitReady,
 			"interrupt": interrupt,
 		},
