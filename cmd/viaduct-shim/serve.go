@@ -65,6 +65,8 @@ func (p *pod) answer(conn *net.UnixConn, stopped func()) {
 	case shimapi.OpEvents:
 		p.events(conn)
 		return
+	case shimapi.OpEnd:
+		p.end(conn)
 	case shimapi.OpStop:
 		err = p.stop()
 	default:

@@ -324,11 +324,11 @@ func (w *worker) startedOrNot(c *container, s *starting, status runtime.Containe
 	w.startProbes(c, false)
 }
 
-// stopSignal is what tells the container to end.
-func stopSignal(c *container) syscall.Signal {
-	name := c.image.StopSignal
-	if c.spec.Lifecycle != nil && c.spec.Lifecycle.StopSignal != nil {
-		name = string(*c.spec.Lifecycle.StopSignal)
+// stopSignal is what tells a container to end.
+func stopSignal(image images.Image, spec *corev1.Container) syscall.Signal {
+	name := image.StopSignal
+	if spec.Lifecycle != nil && spec.Lifecycle.StopSignal != nil {
+		name = string(*spec.Lifecycle.StopSignal)
 	}
 	if name == "" {
 		return syscall.SIGTERM

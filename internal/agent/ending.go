@@ -207,7 +207,7 @@ func (w *worker) stop(c *container, deadline time.Time, why string) {
 	}
 	c.stopProbes(true)
 	sandbox, spec, run, ended, pod := w.sandbox, c.spec, *c.run, c.ended, w.pod
-	signal := stopSignal(c)
+	signal := stopSignal(c.image, c.spec)
 	var view = w.view.Load()
 	w.beside(func() func() {
 		defer cancel()

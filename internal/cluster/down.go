@@ -23,6 +23,10 @@ import (
 // A supervisor has so long to end by itself before it is killed.
 const stopTimeout = 15 * time.Second
 
+// Containers have so long to end by themselves when the cluster ends. Those that
+// do not listen to their stop signal are not waited for.
+const containerGrace = 2 * time.Second
+
 // Down ends a cluster and removes all of it, whatever state it is in. It goes
 // by the cluster's name and directory alone, so it is the same after a crash.
 func Down(ctx context.Context, name string, dir box.Dir, out io.Writer) error {
@@ -88,6 +92,9 @@ func remove(ctx context.Context, name string, dir, owner box.Dir) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	mine := owner == "" || owner == dir
+	asked, over := context.WithTimeout(ctx, containerGrace)
+	builtin.EndContainers(asked, dir.Pods())
+	over()
 	if err := endProcesses(ctx, name, dir, mine); err != nil {
 		return err
 	}

@@ -90,6 +90,8 @@ type ContainerConfig struct {
 	NoNewPrivileges                   bool
 
 	Stdin, TTY bool
+	// StopSignal tells the first process to end where nobody says which; 0 is SIGTERM.
+	StopSignal syscall.Signal
 	// LogPath is where standard output and error go, in the CRI log format
 	// (RFC 3339 time, stream, P or F, text).
 	LogPath string

@@ -43,6 +43,12 @@ func (d Dir) Programs() string { return d.path("bin") }
 // Node is what belongs to one node: its Pods.
 func (d Dir) Node(node string) string { return d.path("nodes", node) }
 
+// Pods are the directories of all Pods, of all nodes.
+func (d Dir) Pods() []string {
+	all, _ := filepath.Glob(d.path("nodes", "*", "pods", "*"))
+	return all
+}
+
 // Shell is where `viaduct shell` has files of its own, in a mount namespace of
 // its own.
 func (d Dir) Shell() string { return d.path("shell") }

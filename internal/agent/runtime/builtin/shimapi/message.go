@@ -32,6 +32,7 @@ const (
 	OpRemove Op = "remove" // forget a container
 	OpExec   Op = "exec"   // run a program in a container
 	OpEvents Op = "events" // every change from now on, after a Response with all statuses
+	OpEnd    Op = "end"    // tell all containers to end, and wait for those that listen
 	OpStop   Op = "stop"   // kill everything and end
 )
 
