@@ -407,20 +407,32 @@ func TestLoadBalancersGetAddressesOfThePool(t *testing.T) {
 	create(`{metadata: {name: foreign}, spec: {type: LoadBalancer, loadBalancerClass: example.com/lb, ports: [{port: 80}]}}`)
 	// The pool of a /30 is empty now.
 	create(`{metadata: {name: waits}, spec: {type: LoadBalancer, ports: [{port: 80}]}}`)
-	c.eventually("it says why", func() string {
-		events, err := c.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=waits"})
-		must(t, err)
-		for _, e := range events.Items {
-			if strings.Contains(e.Message, "every address of the pool is in use") {
-				return ""
+	says := func(name, want string) {
+		t.Helper()
+		c.eventually(name+" says why", func() string {
+			events, err := c.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+			must(t, err)
+			var said []string
+			for _, e := range events.Items {
+				if e.Type == corev1.EventTypeWarning && e.Reason == "AllocationFailed" && strings.Contains(e.Message, want) {
+					return ""
+				}
+				said = append(said, e.Message)
 			}
-		}
-		return fmt.Sprint(len(events.Items), " events")
-	})
+			return fmt.Sprintf("events %q, want %q", said, want)
+		})
+	}
+	says("waits", "every address of the pool is in use")
+	create(`{metadata: {name: taken}, spec: {type: LoadBalancer, loadBalancerIP: 172.20.255.2, ports: [{port: 80}]}}`)
+	says("taken", "spec.loadBalancerIP 172.20.255.2 is in use by Service default/both")
+	create(`{metadata: {name: outside}, spec: {type: LoadBalancer, loadBalancerIP: 192.0.2.1, ports: [{port: 80}]}}`)
+	says("outside", "spec.loadBalancerIP 192.0.2.1 is not in the pool [172.20.255.0/30 fd00:172:20::ff00/120]")
 	ingress("waits")
 	must(t, services.Delete(t.Context(), "asks", metav1.DeleteOptions{}))
 	ingress("waits", "172.20.255.1")
 	ingress("foreign")
+	must(t, services.Delete(t.Context(), "both", metav1.DeleteOptions{}))
+	ingress("taken", "172.20.255.2")
 	_, err := services.Patch(t.Context(), "waits", types.MergePatchType, []byte(`{"spec":{"type":"ClusterIP"}}`), metav1.PatchOptions{})
 	must(t, err)
 	ingress("waits")
