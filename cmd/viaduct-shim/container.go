@@ -26,6 +26,7 @@ type container struct {
 	dir  string // its files: layers mounted here, libcontainer's state
 
 	status runtime.ContainerStatus // under pod.mu
+	io     *containerIO            // set before it is said to run
 	lc     *libcontainer.Container
 	ended  chan struct{} // closed when the first process has ended and its logs are written
 	oom    atomic.Bool
@@ -88,21 +89,18 @@ func (p *pod) launch(c *container) (runtime.ContainerStatus, error) {
 	}
 	process := c.process(c.cfg.Args, c.cfg.Env)
 	process.Init = true
-	streams, err := connect(process, c.cfg.TTY, nil, logs.stream("stdout"), logs.stream("stderr"))
-	if err != nil {
+	if c.io, err = connectContainer(process, c.cfg, logs); err != nil {
 		logs.Close()
 		return none, err
 	}
+	var pid int
 	err = c.lc.Run(process)
-	streams.started()
-	if err != nil {
-		streams.finish()
-		logs.Close()
-		return none, err
+	c.io.started()
+	if err == nil {
+		pid, err = process.Pid()
 	}
-	pid, err := process.Pid()
 	if err != nil {
-		streams.finish()
+		c.io.finish()
 		logs.Close()
 		return none, err
 	}
@@ -121,18 +119,18 @@ func (p *pod) launch(c *container) (runtime.ContainerStatus, error) {
 			}
 		}()
 	}
-	go p.wait(c, process, streams, logs)
+	go p.wait(c, process, logs)
 	return status, nil
 }
 
 // wait publishes a container's end, once all that it wrote is in the log.
-func (p *pod) wait(c *container, process *libcontainer.Process, streams *streams, logs *logWriter) {
+func (p *pod) wait(c *container, process *libcontainer.Process, logs *logWriter) {
 	state, err := process.Wait()
 	finished := time.Now()
 	// What the first process left running dies with the container, and with it
 	// the last writers of the streams.
 	c.lc.Signal(unix.SIGKILL)
-	streams.finish()
+	c.io.finish()
 	logs.Close()
 	// What an out-of-memory kill told arrives on its own descriptor.
 	c.lc.Destroy()

@@ -28,22 +28,14 @@ func (p *pod) exec(conn *net.UnixConn, id string, req shimapi.Exec, files []*os.
 		return 0, fmt.Errorf("container %s does not run", id)
 	}
 
-	next := func(sent bool) *os.File {
-		if !sent || len(files) == 0 {
-			return nil
-		}
-		f := files[0]
-		files = files[1:]
-		return f
-	}
-	stdin := next(req.Stdin)
+	stdin, out, errors := req.Files(files)
 	writer := func(f *os.File) io.WriteCloser { // a nil file must be a nil interface
 		if f == nil {
 			return nil
 		}
 		return f
 	}
-	stdout, stderr := writer(next(req.Stdout)), writer(next(req.Stderr))
+	stdout, stderr := writer(out), writer(errors)
 	if req.TTY && stdout == nil {
 		return 0, fmt.Errorf("a terminal needs standard output")
 	}

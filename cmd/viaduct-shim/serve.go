@@ -62,6 +62,8 @@ func (p *pod) answer(conn *net.UnixConn, stopped func()) {
 		}
 	case shimapi.OpExec:
 		resp.ExitCode, err = p.exec(conn, req.ID, *req.Exec, files)
+	case shimapi.OpAttach:
+		err = p.attach(conn, req.ID, *req.Attach, files)
 	case shimapi.OpEvents:
 		p.events(conn)
 		return

@@ -20,5 +20,5 @@
 //
 //	err := agent.Run(ctx, agent.Config{NodeName: "node-1", Client: client, ...})
 //
-// The kubelet's API (logs, exec, port-forward) is served at :10250.
+// The kubelet's API (logs, exec, attach, port-forward) is served at :10250.
 package agent

@@ -262,7 +262,7 @@ func capture(ctx context.Context, sandbox runtime.Pod, id string, args []string)
 		io.Copy(io.Discard, r)
 		said <- b.String()
 	}()
-	code, err := sandbox.Exec(ctx, id, runtime.ExecConfig{Args: args, Stdout: out, Stderr: out})
+	code, err := sandbox.Exec(ctx, id, runtime.ExecConfig{Args: args, Streams: runtime.Streams{Stdout: out, Stderr: out}})
 	out.Close()
 	// A program that it left behind may hold the pipe open.
 	select {

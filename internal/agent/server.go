@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
@@ -18,10 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
-	utilexec "k8s.io/utils/exec"
 
 	"viaduct.dev/viaduct/internal/agent/runtime"
-	"viaduct.dev/viaduct/internal/lab"
 )
 
 // streamIdle is how long a stream may be silent.
@@ -77,9 +73,8 @@ func (a *agent) handler() http.Handler {
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.serveExec)
 	mux.HandleFunc("/exec/{namespace}/{pod}/{uid}/{container}", a.serveExec)
-	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "attaching to a container's first process is not supported; use exec", http.StatusNotImplemented)
-	})
+	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", a.serveAttach)
+	mux.HandleFunc("/attach/{namespace}/{pod}/{uid}/{container}", a.serveAttach)
 	mux.HandleFunc("/portForward/{namespace}/{pod}", a.servePortForward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", a.servePortForward)
 	return mux
@@ -203,22 +198,44 @@ func logOptions(r *http.Request) (*corev1.PodLogOptions, error) {
 }
 
 func (a *agent) serveExec(w http.ResponseWriter, r *http.Request) {
-	worker := a.podOf(w, r)
+	worker, name, opts := a.streamsOf(w, r)
 	if worker == nil {
-		return
-	}
-	opts, err := remotecommand.NewOptions(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	name := r.PathValue("container")
-	if run, ok := worker.view.Load().runs[name]; !ok || run.status.State != runtime.StateRunning {
-		http.Error(w, fmt.Sprintf("container not found (%q)", name), http.StatusNotFound)
 		return
 	}
 	remotecommand.ServeExec(w, r, streams{worker}, "", "", name, r.URL.Query()["command"], opts,
 		streamIdle, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+}
+
+func (a *agent) serveAttach(w http.ResponseWriter, r *http.Request) {
+	worker, name, opts := a.streamsOf(w, r)
+	if worker == nil {
+		return
+	}
+	// The container goes on when the client has left, silently maybe.
+	ctx, gone := context.WithCancel(r.Context())
+	defer gone()
+	remotecommand.ServeAttach(watchedResponse{w, gone}, r.WithContext(ctx), streams{worker}, "", "", name, opts,
+		streamIdle, remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
+}
+
+// streamsOf finds the running container that a request names and the streams
+// that it asks for, or answers what is wrong with it.
+func (a *agent) streamsOf(w http.ResponseWriter, r *http.Request) (*worker, string, *remotecommand.Options) {
+	worker := a.podOf(w, r)
+	if worker == nil {
+		return nil, "", nil
+	}
+	opts, err := remotecommand.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return nil, "", nil
+	}
+	name := r.PathValue("container")
+	if run, ok := worker.view.Load().runs[name]; !ok || run.status.State != runtime.StateRunning {
+		http.Error(w, fmt.Sprintf("container not found (%q)", name), http.StatusNotFound)
+		return nil, "", nil
+	}
+	return worker, name, opts
 }
 
 func (a *agent) servePortForward(w http.ResponseWriter, r *http.Request) {
@@ -233,136 +250,4 @@ func (a *agent) servePortForward(w http.ResponseWriter, r *http.Request) {
 	}
 	portforward.ServePortForward(w, r, streams{worker}, "", "", opts,
 		streamIdle, remotecommand.DefaultStreamCreationTimeout, portforward.SupportedProtocols)
-}
-
-// streams carries a client's streams to a Pod.
-type streams struct{ w *worker }
-
-// ExecInContainer implements remotecommand.Executor.
-func (s streams) ExecInContainer(ctx context.Context, _, _, name string, cmd []string, in io.Reader, out, stderr io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	v := s.w.view.Load()
-	run, ok := v.runs[name]
-	if !ok || v.sandbox == nil {
-		return fmt.Errorf("container not found (%q)", name)
-	}
-	cfg := runtime.ExecConfig{Args: cmd, TTY: tty}
-	var theirs, ours []*os.File
-	pipe := func() (r, w *os.File, err error) {
-		if r, w, err = os.Pipe(); err == nil {
-			theirs, ours = append(theirs, r), append(ours, w)
-		}
-		return r, w, err
-	}
-	defer func() {
-		for _, f := range append(theirs, ours...) {
-			f.Close()
-		}
-	}()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	copied := make(chan struct{}, 2)
-	copying := 0
-	if in != nil {
-		r, w, err := pipe()
-		if err != nil {
-			return err
-		}
-		cfg.Stdin = r
-		go func() { // ends with the client's stream, which the caller closes
-			io.Copy(w, in)
-			w.Close()
-		}()
-	}
-	for _, o := range []struct {
-		to   io.WriteCloser
-		file **os.File
-	}{{out, &cfg.Stdout}, {stderr, &cfg.Stderr}} {
-		if o.to == nil || tty && o.file == &cfg.Stderr {
-			continue
-		}
-		r, w, err := pipe()
-		if err != nil {
-			return err
-		}
-		*o.file = w
-		copying++
-		go func() {
-			io.Copy(o.to, r)
-			copied <- struct{}{}
-		}()
-	}
-	if resize != nil {
-		sizes := make(chan runtime.TerminalSize)
-		cfg.Resize = sizes
-		go func() {
-			for {
-				select {
-				case size, ok := <-resize:
-					if !ok {
-						return
-					}
-					select {
-					case sizes <- runtime.TerminalSize(size):
-					case <-ctx.Done():
-						return
-					}
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
-	code, err := v.sandbox.Exec(ctx, run.status.ID, cfg)
-	// The program's own ends are closed; what it wrote is still in the pipes.
-	for _, f := range []*os.File{cfg.Stdout, cfg.Stderr} {
-		if f != nil {
-			f.Close()
-		}
-	}
-	deadline := time.After(time.Second) // a program that it left behind may hold the pipe
-	for range copying {
-		select {
-		case <-copied:
-		case <-deadline:
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if code != 0 {
-		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
-	}
-	return nil
-}
-
-// PortForward implements portforward.PortForwarder: it dials from inside the Pod.
-func (s streams) PortForward(ctx context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
-	defer stream.Close()
-	v := s.w.view.Load()
-	if v.sandbox == nil {
-		return errors.New("the pod does not run")
-	}
-	ns, err := lab.Open(v.sandbox.NetNS())
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	conn, err := ns.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
-	if err != nil {
-		var err6 error
-		if conn, err6 = ns.DialContext(ctx, "tcp", net.JoinHostPort("::1", strconv.Itoa(int(port)))); err6 != nil {
-			return fmt.Errorf("failed to connect to localhost:%d inside the pod: %w", port, err)
-		}
-	}
-	defer conn.Close()
-	done := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(stream, conn)
-		done <- err
-	}()
-	io.Copy(conn, stream)
-	if c, ok := conn.(*net.TCPConn); ok {
-		c.CloseWrite()
-	}
-	return <-done
 }

@@ -159,7 +159,7 @@ func (s *starting) findImage(ctx context.Context) error {
 func (s *starting) config(ctx context.Context) (runtime.ContainerConfig, error) {
 	cfg := runtime.ContainerConfig{
 		ID: s.c.id(s.attempt), Name: s.spec.Name, Attempt: s.attempt, Layers: s.image.Layers,
-		LogPath: logPath(s.w.dir, s.spec.Name, s.attempt), Stdin: s.spec.Stdin, TTY: s.spec.TTY,
+		LogPath: logPath(s.w.dir, s.spec.Name, s.attempt), Stdin: s.spec.Stdin, StdinOnce: s.spec.StdinOnce, TTY: s.spec.TTY,
 		WorkingDir: s.image.WorkingDir, Resources: s.w.a.resources(s.pod, s.spec),
 		StopSignal: stopSignal(s.image, s.spec),
 	}

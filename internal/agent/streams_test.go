@@ -113,6 +113,57 @@ func TestExecCarriesStreamsAndExitCodes(t *testing.T) {
 	}
 }
 
+func TestAttachReachesAContainerThatWasStartedByAnotherAgent(t *testing.T) {
+	n := newTestNode(t)
+	n.pod("asks", func(p *corev1.Pod) {
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+		p.Spec.Containers[0].Stdin, p.Spec.Containers[0].StdinOnce = true, true
+	}, "cat")
+	n.until("asks", "ready", ready)
+	n.stop()
+	n.start()
+	cfg, host := n.clientConfig()
+	attach := func(ctx context.Context, in io.Reader, out io.Writer) error {
+		q := url.Values{"output": {"1"}, "error": {"1"}}
+		if in != nil {
+			q.Set("input", "1")
+		}
+		executor, err := remotecommand.NewSPDYExecutor(cfg, http.MethodPost,
+			&url.URL{Scheme: "https", Host: host, Path: "/attach/default/asks/c", RawQuery: q.Encode()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: out, Stderr: io.Discard})
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; pause(t.Context(), 5*time.Millisecond) {
+		if resp, err := n.http.Get("https://" + nodeIP + ":10250/attach/default/asks/c?output=1"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusBadRequest {
+				break // the container is known again; this is no way to ask for streams
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the new agent does not know the container")
+		}
+	}
+	// One who leaves without a word takes nothing with him.
+	silent, leave := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer leave()
+	if err := attach(silent, nil, io.Discard); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("watching gave %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	if err := attach(ctx, strings.NewReader("from outside\n"), &out); err != nil || out.String() != "from outside\n" {
+		t.Errorf("attached, it said %q (%v)", out.String(), err)
+	}
+	n.until("asks", "succeeded", func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == corev1.PodSucceeded })
+	if text := n.logs("asks", ""); text != "from outside\n" {
+		t.Errorf("log %q", text)
+	}
+}
+
 func TestPortForwardReachesThePod(t *testing.T) {
 	n := newTestNode(t)
 	n.pod("web", serving, "serve", "--http", ":5000")

@@ -40,6 +40,9 @@ type Pod interface {
 	RemoveContainer(ctx context.Context, id string) error
 	// Exec runs one more program in a running container and waits for its end.
 	Exec(ctx context.Context, id string, cfg ExecConfig) (exitCode int, err error)
+	// Attach joins the streams of a running container's first process until it
+	// ends (nil) or ctx does. Input reaches a container that was started with Stdin.
+	Attach(ctx context.Context, id string, streams Streams) error
 	// Events delivers the status of a container each time that it changes. It
 	// is closed when the Pod is gone (Stop, or the death of what holds it).
 	Events() <-chan ContainerStatus
@@ -89,7 +92,9 @@ type ContainerConfig struct {
 	ReadOnlyRootfs                    bool
 	NoNewPrivileges                   bool
 
-	Stdin, TTY bool
+	// Stdin keeps standard input open for those who attach; StdinOnce until the
+	// first of them has ended its own.
+	Stdin, StdinOnce, TTY bool
 	// StopSignal tells the first process to end where nobody says which; 0 is SIGTERM.
 	StopSignal syscall.Signal
 	// LogPath is where standard output and error go, in the CRI log format
@@ -141,10 +146,15 @@ type ExecConfig struct {
 	Args []string
 	Env  []string // added to the container's own
 	TTY  bool
+	Streams
+}
+
+// Streams are a caller's ends of a program's.
+type Streams struct {
 	// Stdin, Stdout and Stderr are passed as descriptors; nil means /dev/null.
-	// With TTY, Stderr is nil.
+	// With a terminal, Stderr is nil.
 	Stdin, Stdout, Stderr *os.File
-	// Resize delivers the terminal's size when TTY is set; it may be nil.
+	// Resize delivers the terminal's size where there is one; it may be nil.
 	Resize <-chan TerminalSize
 }
 

@@ -179,7 +179,7 @@ func TestExecRunsInsideTheContainer(t *testing.T) {
 		outR, out, _ := os.Pipe()
 		defer outR.Close()
 		go func() { io.WriteString(inW, stdin); inW.Close() }()
-		e := runtime.ExecConfig{Args: args, TTY: tty, Stdin: in, Stdout: out}
+		e := runtime.ExecConfig{Args: args, TTY: tty, Streams: runtime.Streams{Stdin: in, Stdout: out}}
 		if !tty {
 			e.Stderr = out
 		}

@@ -84,6 +84,23 @@ func (p *pod) RemoveContainer(ctx context.Context, id string) error {
 }
 
 func (p *pod) Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (int, error) {
+	return p.stream(ctx, cfg.Streams, func(sent shimapi.Streams) shimapi.Request {
+		return shimapi.Request{Op: shimapi.OpExec, ID: id, Exec: &shimapi.Exec{
+			Args: cfg.Args, Env: cfg.Env, TTY: cfg.TTY, Streams: sent,
+		}}
+	})
+}
+
+func (p *pod) Attach(ctx context.Context, id string, streams runtime.Streams) error {
+	_, err := p.stream(ctx, streams, func(sent shimapi.Streams) shimapi.Request {
+		return shimapi.Request{Op: shimapi.OpAttach, ID: id, Attach: &sent}
+	})
+	return err
+}
+
+// stream makes a call that lasts as long as a program's streams. The end of ctx
+// ends the connection, and with it the call.
+func (p *pod) stream(ctx context.Context, streams runtime.Streams, request func(shimapi.Streams) shimapi.Request) (int, error) {
 	conn, err := shimapi.Dial(p.dir)
 	if err != nil {
 		return 0, gone(err)
@@ -91,26 +108,23 @@ func (p *pod) Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (int,
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	req := shimapi.Request{Op: shimapi.OpExec, ID: id, Exec: &shimapi.Exec{
-		Args: cfg.Args, Env: cfg.Env, TTY: cfg.TTY,
-		Stdin: cfg.Stdin != nil, Stdout: cfg.Stdout != nil, Stderr: cfg.Stderr != nil,
-	}}
 	var files []*os.File
-	for _, f := range []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr} {
+	for _, f := range []*os.File{streams.Stdin, streams.Stdout, streams.Stderr} {
 		if f != nil {
 			files = append(files, f)
 		}
 	}
+	req := request(shimapi.Streams{Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil})
 	if err := shimapi.Write(conn, req, files...); err != nil {
 		return 0, callError(ctx, err)
 	}
 	done := make(chan struct{})
 	defer close(done)
-	if cfg.Resize != nil {
+	if streams.Resize != nil {
 		go func() {
 			for {
 				select {
-				case size, ok := <-cfg.Resize:
+				case size, ok := <-streams.Resize:
 					if !ok || shimapi.Write(conn, shimapi.Resize(size)) != nil {
 						return
 					}

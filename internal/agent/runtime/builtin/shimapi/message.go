@@ -31,6 +31,7 @@ const (
 	OpSignal Op = "signal" // signal a container's first process
 	OpRemove Op = "remove" // forget a container
 	OpExec   Op = "exec"   // run a program in a container
+	OpAttach Op = "attach" // join a container's streams
 	OpEvents Op = "events" // every change from now on, after a Response with all statuses
 	OpEnd    Op = "end"    // tell all containers to end, and wait for those that listen
 	OpStop   Op = "stop"   // kill everything and end
@@ -43,16 +44,34 @@ type Request struct {
 	Start  *runtime.ContainerConfig `json:",omitempty"`
 	Signal int                      `json:",omitempty"`
 	Exec   *Exec                    `json:",omitempty"`
+	Attach *Streams                 `json:",omitempty"`
 }
 
-// Exec is a program to run. Its standard streams are the descriptors sent with
-// the request, in the order stdin, stdout, stderr, those that are false left
-// out.
+// Exec is a program to run.
 type Exec struct {
-	Args                  []string
-	Env                   []string
-	TTY                   bool
+	Args []string
+	Env  []string
+	TTY  bool
+	Streams
+}
+
+// Streams says which descriptors were sent with the request: in this order,
+// those that are false left out.
+type Streams struct {
 	Stdin, Stdout, Stderr bool
+}
+
+// Files takes the descriptors apart; one that was not sent is nil.
+func (s Streams) Files(sent []*os.File) (stdin, stdout, stderr *os.File) {
+	next := func(wanted bool) *os.File {
+		if !wanted || len(sent) == 0 {
+			return nil
+		}
+		f := sent[0]
+		sent = sent[1:]
+		return f
+	}
+	return next(s.Stdin), next(s.Stdout), next(s.Stderr)
 }
 
 // Resize is sent by the agent while a program with a terminal runs.
