@@ -133,6 +133,7 @@ func (s *Server) Run(ctx context.Context) error {
 	prepared := s.generic.PrepareRun()
 	serving := result(func() error { return prepared.RunWithContext(running) })
 	starting := result(func() error { return s.start(running) })
+	keeping := result(func() error { return s.keep(running) })
 
 	var err error
 	var failed bool
@@ -157,7 +158,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-time.After(requestDrain):
 		}
 	} else {
-		err = errors.Join(err, <-serving, <-starting)
+		err = errors.Join(err, <-serving, <-starting, <-keeping)
 	}
 	s.store.Close()
 	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -194,6 +195,24 @@ func (s *Server) start(ctx context.Context) error {
 		return err
 	}
 	return s.self.ensure(ctx, client)
+}
+
+// keep restores default/kubernetes for as long as the server runs.
+func (s *Server) keep(ctx context.Context) error {
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	if !s.resources.Serves(corev1.SchemeGroupVersion, "services") {
+		return nil
+	}
+	client, err := registry.Client(s.ClientConfig())
+	if err != nil {
+		return err
+	}
+	s.self.keep(ctx, client, selfInterval, s.log)
+	return nil
 }
 
 func superuser() user.Info {

@@ -3,7 +3,9 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,6 +21,10 @@ const (
 	selfName     = "kubernetes"
 	selfPort     = 443
 	selfPortName = "https"
+
+	// selfInterval is how soon default/kubernetes is back after somebody has
+	// deleted or changed it, at the latest; as in kube-apiserver.
+	selfInterval = 10 * time.Second
 )
 
 // self is the Service default/kubernetes, by which Pods find the API: the first
@@ -65,6 +71,22 @@ func (s self) ensure(ctx context.Context, client kubernetes.Interface) error {
 		return fmt.Errorf("endpoints default/kubernetes: %w", err)
 	}
 	return nil
+}
+
+// keep ensures again and again until ctx ends.
+func (s self) keep(ctx context.Context, client kubernetes.Interface, every time.Duration, log *slog.Logger) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := s.ensure(ctx, client); err != nil && ctx.Err() == nil {
+			log.Warn("the API's own Service could not be kept", "err", err)
+		}
+	}
 }
 
 func (s self) ensureService(ctx context.Context, client kubernetes.Interface) error {

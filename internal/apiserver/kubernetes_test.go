@@ -1,10 +1,13 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -104,6 +107,29 @@ endpoints 172.20.0.11:6443`,
 			}
 		})
 	}
+}
+
+func TestTheServiceKubernetesComesBackWhenItIsDeleted(t *testing.T) {
+	client := fake.NewClientset()
+	own := newSelf(Config{ServiceCIDRs: prefixes("10.96.0.0/12"), AdvertiseAddresses: addrs("172.20.0.11"), AdvertisePort: 6443})
+	must(t, own.ensure(t.Context(), client))
+	whole := describe(t, client)
+	must(t, client.CoreV1().Services("default").Delete(t.Context(), "kubernetes", metav1.DeleteOptions{}))
+	must(t, client.DiscoveryV1().EndpointSlices("default").Delete(t.Context(), "kubernetes", metav1.DeleteOptions{}))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		own.keep(ctx, client, time.Millisecond, slog.New(slog.DiscardHandler))
+	}()
+	for describe(t, client) != whole {
+		if ctx.Err() != nil {
+			t.Fatalf("got\n%s\nwant\n%s", describe(t, client), whole)
+		}
+	}
+	cancel()
+	<-ended
 }
 
 func TestTheServiceKubernetesIsThereWhenTheServerIsReady(t *testing.T) {

@@ -102,7 +102,7 @@ func (c *controller) ensureService(ctx context.Context) error {
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: name,
-			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "KubeDNS"},
 		},
 		Spec: corev1.ServiceSpec{
 			IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack),
