@@ -14,7 +14,7 @@ import (
 // component has too are called as there.
 func bindSpec(fs *pflag.FlagSet, s *box.Spec) {
 	fs.IntVar(&s.Nodes, "nodes", s.Nodes, "number of nodes")
-	fs.Uint16Var(&s.APIPort, "api-port", s.APIPort, "port of the API on the host's 127.0.0.1; 0 means 6443 or, where that is taken, any")
+	fs.Uint16Var(&s.APIPort, "api-port", s.APIPort, "port of the API on the host's 127.0.0.1; 0 means 6443 or, where that is taken, the next that is free")
 	fs.Var(prefixes{&s.ServiceCIDRs}, "service-cluster-ip-range", "range of cluster IPs, or one of each family (kube-apiserver)")
 	fs.Var(portRange{&s.NodePorts}, "service-node-port-range", "range of node ports (kube-apiserver)")
 	fs.Var(prefixes{&s.ClusterCIDRs}, "cluster-cidr", "range of Pod addresses, or one of each family (kube-controller-manager)")

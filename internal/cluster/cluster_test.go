@@ -2,11 +2,14 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +45,44 @@ func TestOneHolderOfTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
+}
+
+func TestTheAPIsPort(t *testing.T) {
+	other, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	taken := uint16(other.Addr().(*net.TCPAddr).Port)
+
+	free, err := listenAPI(t.Context(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	if port := free.Addr().(*net.TCPAddr).Port; port < firstAPIPort || port > lastAPIPort {
+		t.Errorf("a new cluster has %d", port)
+	}
+	if _, err := listenAPI(t.Context(), taken, false); err == nil || !strings.Contains(err.Error(), "choose another with --api-port") {
+		t.Errorf("a new cluster on a taken port: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := listenAPI(ctx, taken, true); err == nil || !strings.Contains(err.Error(), "which this cluster has had, is taken") {
+		t.Errorf("a resumed cluster on a taken port: %v", err)
+	}
+	got := make(chan error)
+	go func() {
+		l, err := listenAPI(t.Context(), taken, true)
+		if err == nil {
+			l.Close()
+		}
+		got <- err
+	}()
+	other.Close()
+	if err := <-got; err != nil {
+		t.Errorf("a resumed cluster whose port became free: %v", err)
+	}
 }
 
 func TestHostsAreLookedUpInFilesAndDNSAlone(t *testing.T) {

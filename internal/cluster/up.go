@@ -18,8 +18,17 @@ import (
 	"viaduct.dev/viaduct/internal/kernel"
 )
 
-// defaultAPIPort is the API's port on the host where it is free.
-const defaultAPIPort = 6443
+// The API's port on the host is the first of these that is free. They are below
+// those that the kernel gives to outgoing connections: a cluster that is resumed
+// must get its port again.
+const (
+	firstAPIPort = 6443
+	lastAPIPort  = 6542
+)
+
+// apiPortPatience is how long a cluster that is resumed waits for its port: it
+// may be that of a connection which is about to end.
+const apiPortPatience = 2 * time.Second
 
 // UpOptions say how a cluster is brought up.
 type UpOptions struct {
@@ -76,7 +85,7 @@ func Up(ctx context.Context, o UpOptions) error {
 	if err := endPredecessors(ctx, o.Dir); err != nil {
 		return fmt.Errorf("up: %w", err)
 	}
-	cfg, err := take(&o)
+	cfg, err := take(ctx, &o, resumed)
 	if err != nil {
 		if made {
 			_ = os.Remove(o.Dir.Lock())
@@ -151,7 +160,7 @@ func settle(o *UpOptions) (resumed bool, err error) {
 }
 
 // take takes what only one cluster can have: the name and the API's port.
-func take(o *UpOptions) (supervisor.Config, error) {
+func take(ctx context.Context, o *UpOptions, resumed bool) (supervisor.Config, error) {
 	var cfg supervisor.Config
 	owner, err := fabric.Owner(o.Spec.Name)
 	if err != nil {
@@ -160,7 +169,7 @@ func take(o *UpOptions) (supervisor.Config, error) {
 	if owner != "" && owner != o.Dir {
 		return cfg, fmt.Errorf("the name %s is in use by the cluster in %s; choose another with --name", o.Spec.Name, owner)
 	}
-	api, err := listenAPI(o.Spec.APIPort)
+	api, err := listenAPI(ctx, o.Spec.APIPort, resumed)
 	if err != nil {
 		return cfg, err
 	}
@@ -178,21 +187,34 @@ func take(o *UpOptions) (supervisor.Config, error) {
 	return supervisor.Config{Dir: o.Dir, Spec: o.Spec, Control: socket, API: api, Program: o.Program}, nil
 }
 
-func listenAPI(port uint16) (*net.TCPListener, error) {
+func listenAPI(ctx context.Context, port uint16, resumed bool) (*net.TCPListener, error) {
 	listen := func(port uint16) (*net.TCPListener, error) {
 		return net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)})
 	}
-	if port != 0 {
+	if port == 0 {
+		for port := uint16(firstAPIPort); port <= lastAPIPort; port++ {
+			if l, err := listen(port); err == nil {
+				return l, nil
+			}
+		}
+		return listen(0)
+	}
+	patient, cancel := context.WithTimeout(ctx, apiPortPatience)
+	defer cancel()
+	for {
 		l, err := listen(port)
-		if errors.Is(err, unix.EADDRINUSE) {
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return l, err
+		}
+		if !resumed {
 			return nil, fmt.Errorf("the API's port 127.0.0.1:%d is taken by another program; choose another with --api-port, or 0 for any", port)
 		}
-		return l, err
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-patient.Done():
+			return nil, fmt.Errorf("the API's port 127.0.0.1:%d, which this cluster has had, is taken by another program; end that program, or make the cluster anew", port)
+		}
 	}
-	if l, err := listen(defaultAPIPort); err == nil {
-		return l, nil
-	}
-	return listen(0)
 }
 
 // inForeground runs the supervisor here, until ctx ends.

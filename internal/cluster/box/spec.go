@@ -19,7 +19,7 @@ type Spec struct {
 	Name  string `json:"name"`
 	Nodes int    `json:"nodes"`
 	// APIPort is the port of the API on the host's 127.0.0.1; 0 asks for 6443
-	// or, where that is taken, any other.
+	// or, where that is taken, the next that is free.
 	APIPort uint16 `json:"apiPort"`
 
 	ServiceCIDRs         []netip.Prefix `json:"serviceCIDRs"`
