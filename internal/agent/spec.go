@@ -16,9 +16,10 @@ import (
 )
 
 // podConfig is the Pod's sandbox as the runtime is asked for it.
-func (a *agent) podConfig(pod *corev1.Pod) runtime.PodConfig {
+func (a *agent) podConfig(pod *corev1.Pod) (runtime.PodConfig, error) {
+	name, err := kernelHostname(pod, a.NodeName, a.ClusterDomain)
 	cfg := runtime.PodConfig{
-		UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod, a.NodeName),
+		UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: name,
 		StateDir: a.podDir(pod.UID), CgroupPath: filepath.Join(a.CgroupRoot, "pod"+string(pod.UID)),
 		HostNetwork: pod.Spec.HostNetwork, HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC,
 		Sysctls: map[string]string{},
@@ -28,15 +29,17 @@ func (a *agent) podConfig(pod *corev1.Pod) runtime.PodConfig {
 			cfg.Sysctls[s.Name] = s.Value
 		}
 	}
-	return cfg
+	return cfg, err
 }
 
-// hostname is what a Pod's programs take for their host's name.
+// hostname is the first part of a Pod's name as a host, or all of it.
 func hostname(pod *corev1.Pod, node string) string {
 	name := pod.Name
 	switch {
 	case pod.Spec.HostNetwork:
 		return node
+	case pod.Spec.HostnameOverride != nil:
+		return *pod.Spec.HostnameOverride
 	case pod.Spec.Hostname != "":
 		name = pod.Spec.Hostname
 	}
@@ -44,6 +47,30 @@ func hostname(pod *corev1.Pod, node string) string {
 		name = strings.TrimRight(name[:63], "-.")
 	}
 	return name
+}
+
+// hostDomain is the rest of it: what a Pod with a subdomain is in the cluster's DNS.
+func hostDomain(pod *corev1.Pod, domain string) string {
+	if pod.Spec.Subdomain == "" || pod.Spec.HostnameOverride != nil {
+		return ""
+	}
+	return pod.Spec.Subdomain + "." + pod.Namespace + ".svc." + domain
+}
+
+// maxKernelHostname is the kernel's limit (__NEW_UTS_LEN).
+const maxKernelHostname = 64
+
+// kernelHostname is what a Pod's programs take for their host's name.
+func kernelHostname(pod *corev1.Pod, node, domain string) (string, error) {
+	name, rest := hostname(pod, node), hostDomain(pod, domain)
+	if !isTrue(pod.Spec.SetHostnameAsFQDN) || rest == "" || pod.Spec.HostNetwork {
+		return name, nil
+	}
+	if name += "." + rest; len(name) > maxKernelHostname {
+		return "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+			name, maxKernelHostname, len(name))
+	}
+	return name, nil
 }
 
 // security applies the security contexts; the container's wins over the Pod's.
@@ -141,11 +168,10 @@ func oomScore(pod *corev1.Pod, c *corev1.Container, capacity int64) int {
 }
 
 // writePodFiles writes what every container of the Pod finds in /etc.
-func (a *agent) writePodFiles(pod *corev1.Pod, dir string, ips []netip.Addr) error {
-	name := hostname(pod, a.NodeName)
+func (a *agent) writePodFiles(pod *corev1.Pod, kernelName, dir string, ips []netip.Addr) error {
 	for file, text := range map[string]string{
-		"etc-hosts":    etcHosts(pod, name, a.ClusterDomain, ips),
-		"etc-hostname": name + "\n",
+		"etc-hosts":    etcHosts(pod, hostname(pod, a.NodeName), a.ClusterDomain, ips),
+		"etc-hostname": kernelName + "\n",
 		"etc-resolv":   a.resolvConf(pod),
 	} {
 		path := filepath.Join(dir, file)
@@ -164,8 +190,8 @@ func etcHosts(pod *corev1.Pod, name, domain string, ips []netip.Addr) string {
 	b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
 	names := name
-	if pod.Spec.Subdomain != "" {
-		names = name + "." + pod.Spec.Subdomain + "." + pod.Namespace + ".svc." + domain + "\t" + name
+	if rest := hostDomain(pod, domain); rest != "" {
+		names = name + "." + rest + "\t" + name
 	}
 	for _, ip := range ips {
 		fmt.Fprintf(&b, "%s\t%s\n", ip, names)

@@ -170,7 +170,7 @@ func (s *starting) config(ctx context.Context) (runtime.ContainerConfig, error) 
 	if err != nil {
 		return cfg, err
 	}
-	cfg.Env = mergeEnv(append([]string{"PATH=" + defaultPath, "HOSTNAME=" + hostname(s.pod, s.w.a.NodeName)}, s.image.Env...), vars)
+	cfg.Env = mergeEnv(append([]string{"PATH=" + defaultPath, "HOSTNAME=" + s.sandbox.Config().Hostname}, s.image.Env...), vars)
 	cfg.Args = arguments(s.spec, s.image, vars)
 	if len(cfg.Args) == 0 {
 		return cfg, errors.New("no command specified")

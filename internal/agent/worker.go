@@ -328,7 +328,11 @@ func (w *worker) makeSandbox(pod *corev1.Pod) (runtime.Pod, []netip.Addr, error)
 	if err := w.a.Runtime.CleanUp(w.ctx, w.dir); err != nil {
 		return nil, nil, fmt.Errorf("failed to create pod sandbox: %w", err)
 	}
-	sandbox, err := w.a.Runtime.CreatePod(w.ctx, w.a.podConfig(pod))
+	cfg, err := w.a.podConfig(pod)
+	if err != nil {
+		return nil, nil, fmt.Errorf("failed to create pod sandbox: %w", err)
+	}
+	sandbox, err := w.a.Runtime.CreatePod(w.ctx, cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("failed to create pod sandbox: %w", err)
 	}
@@ -337,7 +341,7 @@ func (w *worker) makeSandbox(pod *corev1.Pod) (runtime.Pod, []netip.Addr, error)
 		ips, err = w.a.network.Attach(w.dir, string(pod.UID), sandbox.NetNS())
 	}
 	if err == nil {
-		err = w.a.writePodFiles(pod, w.dir, ips)
+		err = w.a.writePodFiles(pod, cfg.Hostname, w.dir, ips)
 	}
 	if err != nil {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), 10*time.Second)
@@ -417,7 +421,7 @@ func (w *worker) recover() error {
 	}
 	if len(statuses) == 0 {
 		// The one before may have died between the sandbox and its files.
-		if err := w.a.writePodFiles(w.pod, w.dir, ips); err != nil {
+		if err := w.a.writePodFiles(w.pod, sandbox.Config().Hostname, w.dir, ips); err != nil {
 			return err
 		}
 	}
