@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,6 +41,8 @@ type testNode struct {
 	http   *http.Client
 	cancel context.CancelFunc
 	done   chan error
+
+	relayed sync.Map // of a client's connections
 }
 
 const nodeIP = "172.20.0.11"
@@ -373,6 +376,30 @@ func TestContainerGetsItsEnvironmentAndFiles(t *testing.T) {
 			t.Errorf("the files lack %q:\n%s", want, text)
 		}
 	}
+}
+
+func TestSubPathThatLeavesItsVolumeIsRefused(t *testing.T) {
+	n := newTestNode(t)
+	volume := t.TempDir()
+	if err := os.Symlink("/etc", filepath.Join(volume, "away")); err != nil {
+		t.Fatal(err)
+	}
+	for name, sub := range map[string]string{"escapes": "away", "stays": "made/here"} {
+		n.pod(name, func(p *corev1.Pod) {
+			p.Spec.RestartPolicy = corev1.RestartPolicyNever
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: volume}}}}
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v", SubPath: sub}}
+		}, "touch", "/v/file")
+	}
+	n.until("stays", "succeeded", func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == corev1.PodSucceeded })
+	if _, err := os.Stat(filepath.Join(volume, "made/here/file")); err != nil {
+		t.Error(err)
+	}
+	n.until("escapes", "refused", func(p *corev1.Pod) bool {
+		return p != nil && len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "CreateContainerConfigError" &&
+			strings.Contains(p.Status.ContainerStatuses[0].State.Waiting.Message, "failed to prepare subPath for volumeMount \"v\" of container \"c\"")
+	})
 }
 
 func TestFailingContainerBacksOff(t *testing.T) {

@@ -161,7 +161,8 @@ func carry(ctx context.Context, in io.Reader, out, stderr io.WriteCloser, resize
 }
 
 // watchedResponse tells when the client of a connection that is taken over has
-// gone: whoever speaks SPDY or WebSocket on it reads all the time.
+// gone: whoever speaks SPDY or WebSocket on it reads all the time, and closes it
+// when the client has said goodbye.
 type watchedResponse struct {
 	http.ResponseWriter
 	gone func()
@@ -174,15 +175,21 @@ func (w watchedResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	watched := watchedConn{conn, w.gone}
-	// What was read already comes first.
+	// What was read already comes first, and is in the reader from the beginning.
 	rest, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
-	in := io.MultiReader(bytes.NewReader(bytes.Clone(rest)), watched)
-	return watched, bufio.NewReadWriter(bufio.NewReader(in), buffered.Writer), nil
+	in := bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(rest)), watched))
+	in.Peek(len(rest))
+	return watched, bufio.NewReadWriter(in, buffered.Writer), nil
 }
 
 type watchedConn struct {
 	net.Conn
 	gone func()
+}
+
+func (c watchedConn) Close() error {
+	c.gone()
+	return c.Conn.Close()
 }
 
 func (c watchedConn) Read(b []byte) (int, error) {

@@ -40,6 +40,7 @@ func (n *testNode) clientConfig() (*rest.Config, string) {
 			if err != nil {
 				return
 			}
+			n.relayed.Store(c, nil)
 			go func() {
 				defer c.Close()
 				to, err := n.ns.DialContext(context.Background(), "tcp", nodeIP+":10250")
@@ -61,6 +62,14 @@ func (n *testNode) clientConfig() (*rest.Config, string) {
 		CertFile: filepath.Join(pki, "client.crt"), KeyFile: filepath.Join(pki, "client.key"),
 	}}
 	return cfg, l.Addr().String()
+}
+
+// cut ends every connection that a client has.
+func (n *testNode) cut() {
+	n.relayed.Range(func(c, _ any) bool {
+		c.(net.Conn).Close()
+		return true
+	})
 }
 
 func TestExecCarriesStreamsAndExitCodes(t *testing.T) {
@@ -146,11 +155,39 @@ func TestAttachReachesAContainerThatWasStartedByAnotherAgent(t *testing.T) {
 			t.Fatal("the new agent does not know the container")
 		}
 	}
-	// One who leaves without a word takes nothing with him.
-	silent, leave := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer leave()
-	if err := attach(silent, nil, io.Discard); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("watching gave %v", err)
+	// One who leaves without a word takes nothing with him, and leaves nothing.
+	sandbox, err := n.cfg.Runtime.OpenPod(t.Context(), filepath.Join(n.cfg.StateDir, "pods", "uid-asks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	descriptors := func() int {
+		all, err := os.ReadDir(filepath.Join(filepath.Dir(filepath.Dir(sandbox.NetNS())), "fd"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !ok(); pause(t.Context(), 5*time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not %s", what)
+			}
+		}
+	}
+	before := descriptors()
+	for name, leave := range map[string]func(context.CancelFunc){
+		"says goodbye": func(cancel context.CancelFunc) { cancel() },
+		"is cut off":   func(context.CancelFunc) { n.cut() },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() { left <- attach(ctx, nil, io.Discard) }()
+		until("attached who "+name, func() bool { return descriptors() > before })
+		leave(cancel)
+		<-left
+		until("forgotten who "+name, func() bool { return descriptors() <= before })
+		cancel()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
