@@ -23,7 +23,8 @@ import (
 type container struct {
 	cfg  runtime.ContainerConfig
 	user execUser
-	dir  string // its files: layers mounted here, libcontainer's state
+	dir  string   // its files: layers mounted here, libcontainer's state
+	pins []string // where parts of volumes are held for it
 
 	status runtime.ContainerStatus // under pod.mu
 	io     *containerIO            // set before it is said to run
@@ -74,6 +75,9 @@ func (p *pod) launch(c *container) (runtime.ContainerStatus, error) {
 		return none, err
 	}
 	if err := c.makeWorkingDir(); err != nil {
+		return none, err
+	}
+	if err := c.pinSubPaths(p.dir); err != nil {
 		return none, err
 	}
 	config, err := c.config(p)

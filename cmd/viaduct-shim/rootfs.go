@@ -63,7 +63,10 @@ func (c *container) mount() error {
 	return nil
 }
 
-func (c *container) unmount() { unix.Unmount(c.rootfs(), unix.MNT_DETACH) }
+func (c *container) unmount() {
+	unix.Unmount(c.rootfs(), unix.MNT_DETACH)
+	c.unpin()
+}
 
 // makeWorkingDir makes the working directory where the image lacks it, as other
 // runtimes do.

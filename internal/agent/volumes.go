@@ -412,13 +412,12 @@ func (s *starting) mounts(vars []corev1.EnvVar) ([]runtime.Mount, error) {
 			sub = expand(m.SubPathExpr, values)
 		}
 		if sub != "" {
-			var err error
-			if path, err = within(path, sub); err != nil {
+			if err := within(path, sub); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, s.spec.Name, err)
 			}
 		}
 		taken[filepath.Clean(m.MountPath)] = true
-		all = append(all, runtime.Mount{HostPath: path, ContainerPath: m.MountPath, ReadOnly: readOnly})
+		all = append(all, runtime.Mount{HostPath: path, SubPath: sub, ContainerPath: m.MountPath, ReadOnly: readOnly})
 	}
 	for _, f := range [][2]string{{"etc-hosts", "/etc/hosts"}, {"etc-hostname", "/etc/hostname"}, {"etc-resolv", "/etc/resolv.conf"}} {
 		if !taken[f[1]] {
@@ -428,20 +427,18 @@ func (s *starting) mounts(vars []corev1.EnvVar) ([]runtime.Mount, error) {
 	return all, nil
 }
 
-// within is a path below a volume that no link leads out of; a directory is
-// made where there is nothing.
-func within(volume, sub string) (string, error) {
+// within says whether a path is below a volume and no link leads out of it; a
+// directory is made where there is nothing. The runtime makes sure again when it
+// mounts the path: a container of the Pod may change it meanwhile.
+func within(volume, sub string) error {
 	root, err := os.OpenRoot(volume)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer root.Close()
-	if _, err := root.Stat(sub); errors.Is(err, fs.ErrNotExist) {
-		if err := root.MkdirAll(sub, 0o777); err != nil {
-			return "", err
-		}
-	} else if err != nil {
-		return "", err
+	_, err = root.Stat(sub)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = root.MkdirAll(sub, 0o777)
 	}
-	return filepath.EvalSymlinks(filepath.Join(volume, sub))
+	return err
 }

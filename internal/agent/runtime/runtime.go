@@ -105,7 +105,10 @@ type ContainerConfig struct {
 // Mount is a bind mount of a file or directory of the node into a container.
 type Mount struct {
 	HostPath, ContainerPath string
-	ReadOnly                bool
+	// SubPath is what is mounted below HostPath, relative. No link leads out of
+	// HostPath on the way there, even one that is put there at that moment.
+	SubPath  string
+	ReadOnly bool
 }
 
 // Resources are a container's limits; zero means none.
