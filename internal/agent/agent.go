@@ -94,6 +94,9 @@ type agent struct {
 	self     *corev1.Node // as an object of events
 	capacity corev1.ResourceList
 
+	cidrs   []netip.Prefix // the Pods' ranges that the node has had from the beginning
+	removed chan struct{}  // holds one word when the Node was deleted
+
 	mu      sync.Mutex // guards workers
 	workers map[types.UID]*worker
 	wg      sync.WaitGroup // the workers'
@@ -104,7 +107,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Port == 0 {
 		cfg.Port = DefaultPort
 	}
-	a := &agent{Config: cfg, node: cfg.Node, workers: map[types.UID]*worker{}}
+	a := &agent{Config: cfg, node: cfg.Node, workers: map[types.UID]*worker{}, removed: make(chan struct{}, 1)}
 	if a.node == nil {
 		node, err := lab.Current()
 		if err != nil {
@@ -158,6 +161,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.cidrs = cidrs
 	a.network, err = podnet.New(podnet.Config{
 		Node: a.node, NodeIPs: a.NodeIPs, PodCIDRs: cidrs, Dir: a.StateDir, MTU: a.MTU,
 	})

@@ -126,15 +126,6 @@ func (a *agent) heartbeat(ctx context.Context) error {
 	failures, leaseFailures := 0, 0
 	nextStatus, nextLease := time.Now(), time.Now()
 	for {
-		if now := time.Now(); !now.Before(nextLease) {
-			if err := a.renewLease(ctx); err != nil {
-				a.Log.Warn("the node's lease could not be renewed", "node", a.NodeName, "err", err)
-				leaseFailures++
-				nextLease = now.Add(retryAfter(leaseFailures))
-			} else {
-				leaseFailures, nextLease = 0, now.Add(leaseRenewal)
-			}
-		}
 		if now := time.Now(); !now.Before(nextStatus) {
 			if err := a.sayReady(ctx); err != nil {
 				a.Log.Warn("the node's status could not be written", "node", a.NodeName, "err", err)
@@ -144,11 +135,28 @@ func (a *agent) heartbeat(ctx context.Context) error {
 				failures, nextStatus = 0, now.Add(statusRenewal)
 			}
 		}
+		if now := time.Now(); !now.Before(nextLease) {
+			if err := a.renewLease(ctx); err != nil {
+				a.Log.Warn("the node's lease could not be renewed", "node", a.NodeName, "err", err)
+				leaseFailures++
+				nextLease = now.Add(retryAfter(leaseFailures))
+			} else {
+				leaseFailures, nextLease = 0, now.Add(leaseRenewal)
+			}
+		}
 		next := nextStatus
 		if nextLease.Before(next) {
 			next = nextLease
 		}
-		if pause(ctx, time.Until(next)) != nil {
+		wait := time.NewTimer(time.Until(next))
+		select {
+		case <-a.removed:
+			nextStatus, nextLease = time.Now(), time.Now()
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+		if ctx.Err() != nil {
 			return nil
 		}
 	}
@@ -164,7 +172,17 @@ func (a *agent) sayReady(ctx context.Context) error {
 	nodes := a.Client.CoreV1().Nodes()
 	_, err = nodes.Patch(ctx, a.NodeName, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) {
-		_, err = nodes.Create(ctx, a.nodeObject(true), metav1.CreateOptions{})
+		// Its Pods go on, so it keeps its ranges.
+		again := a.nodeObject(true)
+		for _, cidr := range a.cidrs {
+			again.Spec.PodCIDRs = append(again.Spec.PodCIDRs, cidr.String())
+		}
+		if len(again.Spec.PodCIDRs) > 0 {
+			again.Spec.PodCIDR = again.Spec.PodCIDRs[0]
+		}
+		if again, err = nodes.Create(ctx, again, metav1.CreateOptions{}); err == nil {
+			a.self = again
+		}
 	}
 	return err
 }
@@ -178,9 +196,7 @@ func (a *agent) renewLease(ctx context.Context) error {
 	lease, err := leases.Get(ctx, a.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.NodeName, Namespace: corev1.NamespaceNodeLease}}
-		if a.self != nil {
-			lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: a.NodeName, UID: a.self.UID}}
-		}
+		lease.OwnerReferences = a.ownedByNode()
 		lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &a.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now}
 		_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
 		return err
@@ -189,9 +205,18 @@ func (a *agent) renewLease(ctx context.Context) error {
 		return err
 	}
 	lease = lease.DeepCopy()
+	lease.OwnerReferences = a.ownedByNode() // the Node may be another than the one that it was made for
 	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &a.NodeName, &seconds, &now
 	_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
 	return err
+}
+
+// ownedByNode has an object removed when the Node is.
+func (a *agent) ownedByNode() []metav1.OwnerReference {
+	if a.self == nil {
+		return nil
+	}
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: a.NodeName, UID: a.self.UID}}
 }
 
 // nodeObject is the Node as this agent sees it.
@@ -270,7 +295,19 @@ func (a *agent) followNodes(ctx context.Context, nodes coreinformers.NodeInforme
 		}
 	}
 	handler, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: notify, UpdateFunc: func(_, o any) { notify(o) }, DeleteFunc: notify,
+		AddFunc: notify, UpdateFunc: func(_, o any) { notify(o) },
+		DeleteFunc: func(o any) {
+			if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = last.Obj
+			}
+			if node, ok := o.(*corev1.Node); ok && node.Name == a.NodeName {
+				select {
+				case a.removed <- struct{}{}:
+				default:
+				}
+			}
+			notify(o)
+		},
 	})
 	if err != nil {
 		return err
