@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +37,9 @@ type Images interface {
 	Lookup(ref string) (images.Image, error)
 	// Pull fetches it from its registry.
 	Pull(ctx context.Context, ref string) (images.Image, error)
+	// Changed gives a channel that holds one word whenever images have come
+	// since it was read, until ctx ends.
+	Changed(ctx context.Context) (<-chan struct{}, error)
 }
 
 // DefaultPort is where the kubelet's API is served.
@@ -180,6 +185,7 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	start(a.heartbeat)
+	start(a.followImages)
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
@@ -272,6 +278,29 @@ func (a *agent) find(namespace, name string) *worker {
 		}
 	}
 	return nil
+}
+
+// followImages lets containers that wait for an image start when it has come.
+func (a *agent) followImages(ctx context.Context) error {
+	changed, err := a.Images.Changed(ctx)
+	if err != nil {
+		// They look by themselves too, now and then.
+		a.Log.Warn("it is not known when images come", "err", err)
+		return nil
+	}
+	for {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+		a.mu.Lock()
+		all := slices.Collect(maps.Values(a.workers))
+		a.mu.Unlock()
+		for _, w := range all {
+			w.post(w.lookForImages)
+		}
+	}
 }
 
 // removeLeftover ends a Pod that was deleted while no agent ran.

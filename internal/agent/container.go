@@ -268,6 +268,21 @@ func (w *worker) keepRunning(c *container) {
 	w.start(c)
 }
 
+// lookForImages has containers whose image has come meanwhile tried again.
+func (w *worker) lookForImages() {
+	for _, c := range w.containers {
+		if c.spec.ImagePullPolicy == corev1.PullAlways {
+			continue // what is there does not count
+		}
+		switch c.reason {
+		case "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff":
+			if _, err := w.a.Images.Lookup(c.spec.Image); err == nil {
+				c.retry = time.Time{}
+			}
+		}
+	}
+}
+
 // start runs a container beside the worker.
 func (w *worker) start(c *container) {
 	c.busy = true
@@ -312,6 +327,7 @@ func (w *worker) startedOrNot(c *container, s *starting, status runtime.Containe
 			c.ending.Reason, c.ending.Message = wait.reason, wait.message
 			c.retry = time.Time{}
 		}
+		w.lookForImages() // it may have come before it was said to be waited for
 		return
 	}
 	if c.run == nil || c.run.Attempt < status.Attempt {

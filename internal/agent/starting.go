@@ -24,8 +24,12 @@ type waitError struct {
 
 func (e waitError) Error() string { return e.message }
 
-// imageRetry is how often it is looked whether an image has come by itself.
-const imageRetry = 2 * time.Second
+// What was missing is looked for again after configRetry; an image, whose coming
+// is told (followImages), after imageRetry at the latest.
+const (
+	configRetry = 2 * time.Second
+	imageRetry  = 10 * time.Second
+)
 
 // starting is one attempt to start a container: image, configuration, start,
 // postStart hook. It runs beside the worker and touches nothing of its.
@@ -52,7 +56,7 @@ func (s *starting) run(ctx context.Context) (runtime.ContainerStatus, error) {
 	cfg, err := s.config(ctx)
 	if err != nil {
 		s.failed(err)
-		return none, waitError{reason: "CreateContainerConfigError", message: err.Error(), retry: imageRetry}
+		return none, waitError{reason: "CreateContainerConfigError", message: err.Error(), retry: configRetry}
 	}
 	if s.previous != "" {
 		if err := s.sandbox.RemoveContainer(ctx, s.previous); err != nil && !errors.Is(err, runtime.ErrContainerNotFound) {
@@ -115,7 +119,7 @@ func (s *starting) findImage(ctx context.Context) error {
 	if err != nil && !errors.Is(err, images.ErrNotFound) {
 		message := fmt.Sprintf("Failed to inspect image %q: %v", ref, err)
 		s.event(corev1.EventTypeWarning, "InspectFailed", "%s", message)
-		return waitError{reason: "ImageInspectError", message: message, retry: imageRetry}
+		return waitError{reason: "ImageInspectError", message: message, retry: configRetry}
 	}
 	policy := s.spec.ImagePullPolicy
 	switch {
@@ -147,7 +151,7 @@ func (s *starting) findImage(ctx context.Context) error {
 		s.pullFailed = time.Now()
 		s.event(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", ref, err)
 		s.failed(errors.New("ErrImagePull"))
-		return waitError{reason: "ErrImagePull", message: err.Error(), retry: imageRetry}
+		return waitError{reason: "ErrImagePull", message: err.Error(), retry: configRetry}
 	}
 	took := time.Since(now).Round(time.Millisecond)
 	s.event(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.", ref, took, took, img.SizeBytes)

@@ -67,6 +67,11 @@ type imagesOfBox struct {
 // Lookup implements agent.Images.
 func (i imagesOfBox) Lookup(ref string) (images.Image, error) { return i.store.Lookup(ref) }
 
+// Changed implements agent.Images.
+func (i imagesOfBox) Changed(ctx context.Context) (<-chan struct{}, error) {
+	return i.store.Changed(ctx)
+}
+
 // Pull implements agent.Images.
 func (i imagesOfBox) Pull(ctx context.Context, ref string) (images.Image, error) {
 	if err := i.supervisor.Pull(ctx, ref); err != nil {
