@@ -49,6 +49,27 @@ func hostname(pod *corev1.Pod, node string) string {
 	return name
 }
 
+// warnOfHostPorts says of each port that the Pod wants of its node that it does
+// not get it: the Pod runs, and would otherwise seem to be there.
+func (w *worker) warnOfHostPorts() {
+	if w.pod.Spec.HostNetwork {
+		return // the container's own ports are the node's
+	}
+	for _, c := range w.containers {
+		for _, p := range c.spec.Ports {
+			if p.HostPort == 0 {
+				continue
+			}
+			protocol := p.Protocol
+			if protocol == "" {
+				protocol = corev1.ProtocolTCP
+			}
+			w.containerEvent(c, corev1.EventTypeWarning, "HostPortNotSupported",
+				"hostPort %d/%s leads nowhere: nodes do not offer host ports; use a Service of type NodePort, or hostNetwork", p.HostPort, protocol)
+		}
+	}
+}
+
 // hostDomain is the rest of it: what a Pod with a subdomain is in the cluster's DNS.
 func hostDomain(pod *corev1.Pod, domain string) string {
 	if pod.Spec.Subdomain == "" || pod.Spec.HostnameOverride != nil {

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,5 +64,34 @@ func TestContainerSeesItsWholeName(t *testing.T) {
 	n.until("named", "succeeded", func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == corev1.PodSucceeded })
 	if text := n.logs("named", ""); !strings.HasPrefix(text, whole+"\n"+whole+"\n") || !strings.Contains(text, "HOSTNAME="+whole+"\x00") {
 		t.Errorf("it is %q", text)
+	}
+}
+
+func TestHostPortIsSaidToLeadNowhere(t *testing.T) {
+	n := newTestNode(t)
+	ports := []corev1.ContainerPort{{ContainerPort: 5000, HostPort: 8080}, {ContainerPort: 5001, HostPort: 8081, Protocol: corev1.ProtocolUDP}, {ContainerPort: 5002}}
+	n.pod("wants", func(p *corev1.Pod) { serving(p); p.Spec.Containers[0].Ports = ports }, "serve", "--http", ":5000")
+	n.pod("has", func(p *corev1.Pod) {
+		p.Spec.HostNetwork = true
+		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 5000, HostPort: 5000}}
+	}, "serve", "--http", ":5000")
+	n.until("wants", "ready", ready)
+	n.until("has", "ready", ready)
+	var said []string
+	for deadline := time.Now().Add(10 * time.Second); len(said) < 2; pause(t.Context(), 5*time.Millisecond) {
+		events, err := n.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("said %q (%v)", said, err)
+		}
+		said = nil
+		for _, e := range events.Items {
+			if e.Reason == "HostPortNotSupported" {
+				said = append(said, e.InvolvedObject.Name+" "+e.InvolvedObject.FieldPath+" "+strings.Join(strings.Fields(e.Message)[:2], " "))
+			}
+		}
+	}
+	slices.Sort(said)
+	if want := []string{"wants spec.containers{c} hostPort 8080/TCP", "wants spec.containers{c} hostPort 8081/UDP"}; !slices.Equal(said, want) {
+		t.Errorf("said %q, want %q", said, want)
 	}
 }

@@ -203,6 +203,9 @@ func (a *agent) project(ctx context.Context, pod *corev1.Pod, s corev1.VolumePro
 		}
 		return nil
 	}
+	if s.ServiceAccountToken != nil {
+		return errors.New("this API issues no service account tokens")
+	}
 	return errors.New("this source of a projected volume is not supported")
 }
 

@@ -313,6 +313,7 @@ func (w *worker) stepSandbox() {
 			}
 			w.sandboxFailures = 0
 			w.adoptSandbox(sandbox, ips)
+			w.warnOfHostPorts()
 		}
 	})
 }
