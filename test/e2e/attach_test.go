@@ -82,6 +82,25 @@ func TestPodsCanBeAttachedTo(t *testing.T) {
 			t.Errorf("%s: run --rm left %s", name, out)
 		}
 
+		// The same with a terminal.
+		ours, theirs := terminal(t)
+		cmd = kubectl("run", "-n", ns, "-it", "--rm", "--restart=Never", "--image=viaduct/toolbox:1", "shell-"+name, "--", "cat")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		theirs.Close()
+		said := &heard{}
+		go io.Copy(said, ours)
+		said.until(t, "press")
+		io.WriteString(ours, "hello\r")
+		said.until(t, "hello\r\nhello\r\n")
+		io.WriteString(ours, "\x04")
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: run -it: %v", name, err)
+		}
+		said.until(t, "deleted")
+
 		// A terminal, which one leaves and comes back to.
 		pod := "typed-" + name
 		b.kubectl(t, "run", "-n", ns, "--stdin", "--tty", "--restart=Never", "--image=viaduct/toolbox:1", pod, "--attach=false", "--", "cat")
