@@ -160,12 +160,14 @@ func TestAttachReachesAContainerThatWasStartedByAnotherAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	descriptors := func() int {
-		all, err := os.ReadDir(filepath.Join(filepath.Dir(filepath.Dir(sandbox.NetNS())), "fd"))
-		if err != nil {
-			t.Fatal(err)
+	pipes := func() (n int) { // that the shim has
+		all, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(sandbox.NetNS())), "fd", "*"))
+		for _, fd := range all {
+			if to, _ := os.Readlink(fd); strings.HasPrefix(to, "pipe:") {
+				n++
+			}
 		}
-		return len(all)
+		return n
 	}
 	until := func(what string, ok func() bool) {
 		t.Helper()
@@ -175,16 +177,16 @@ func TestAttachReachesAContainerThatWasStartedByAnotherAgent(t *testing.T) {
 			}
 		}
 	}
-	before := descriptors()
+	before := pipes()
 	for name, leave := range map[string]func(context.CancelFunc){
 		"says goodbye": func(cancel context.CancelFunc) { cancel() },
 		"is cut off":   func(context.CancelFunc) { n.cut() },
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		go attach(ctx, nil, io.Discard) // not waited for: client-go may look for lost answers for half a minute
-		until("attached who "+name, func() bool { return descriptors() > before })
+		until("attached who "+name, func() bool { return pipes() > before })
 		leave(cancel)
-		until("forgotten who "+name, func() bool { return descriptors() <= before })
+		until("forgotten who "+name, func() bool { return pipes() <= before })
 		cancel()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
