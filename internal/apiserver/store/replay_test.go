@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
 )
 
 // A start that replays its log while it stands for election is where raft once
@@ -49,5 +52,36 @@ func removeSnapshots(t *testing.T, dir string) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Killed between its log's first byte and its first commit, etcd would wait for
+// ever for an election without voters.
+func TestALogWithoutACommitIsBegunAnew(t *testing.T) {
+	dir := t.TempDir()
+	cfg, err := serverConfig(filepath.Join(dir, "etcd"), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(cfg.SnapDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := wal.Create(cfg.Logger, cfg.WALDir(), []byte("who and where"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	if _, err := s.Client().Put(t.Context(), "/a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	// From the first commit on nothing is forgotten, with a snapshot or without.
+	removeSnapshots(t, dir)
+	s = open(t, dir)
+	if got, err := s.Client().Get(t.Context(), "/a"); err != nil || len(got.Kvs) != 1 {
+		t.Errorf("got %v %v", got, err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
 	"k8s.io/apiserver/pkg/storage"
@@ -123,11 +124,16 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	fresh := !wal.Exist(cfg.WALDir())
 	snapshots, err := filepath.Glob(filepath.Join(cfg.SnapDir(), "*.snap"))
 	if err != nil {
 		return err
 	}
+	if len(snapshots) == 0 {
+		if err := forgetStillborn(cfg); err != nil {
+			return err
+		}
+	}
+	fresh := !wal.Exist(cfg.WALDir())
 	if err := s.launch(cfg); err != nil {
 		return err
 	}
@@ -139,6 +145,29 @@ func (s *Store) start(ctx context.Context, log *slog.Logger) error {
 	}
 	if len(snapshots) == 0 && !raceDetector {
 		s.etcd.ForceSnapshot() // for a quick start the next time
+	}
+	return nil
+}
+
+// forgetStillborn removes what a start has left that was killed before its log
+// said who the members are: etcd would wait for an election in which nobody may
+// vote. Nothing can have been acknowledged before the log's first commit.
+func forgetStillborn(cfg config.ServerConfig) error {
+	if !wal.Exist(cfg.WALDir()) {
+		return nil
+	}
+	log, err := wal.OpenForRead(cfg.Logger, cfg.WALDir(), &walpb.Snapshot{})
+	if err != nil {
+		return fmt.Errorf("look into the log: %w", err)
+	}
+	_, state, _, err := log.ReadAll()
+	_ = log.Close()
+	// What cannot be read is etcd's to repair or to refuse.
+	if err != nil || state.GetCommit() > 0 {
+		return nil
+	}
+	if err := os.RemoveAll(cfg.MemberDir()); err != nil {
+		return fmt.Errorf("remove a log without a commit: %w", err)
 	}
 	return nil
 }
