@@ -55,25 +55,43 @@ func TestTheAPIsPort(t *testing.T) {
 	defer other.Close()
 	taken := uint16(other.Addr().(*net.TCPAddr).Port)
 
-	free, err := listenAPI(t.Context(), 0, false)
-	if err != nil {
+	root := t.TempDir()
+	dir := box.Dir(filepath.Join(root, "new"))
+	free := func() uint16 {
+		t.Helper()
+		l, err := listenAPI(t.Context(), dir, 0, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		return uint16(l.Addr().(*net.TCPAddr).Port)
+	}
+	first := free()
+	if first < firstAPIPort || first > lastAPIPort {
+		t.Errorf("a new cluster has %d", first)
+	}
+	dead := box.Default("dead")
+	dead.APIPort = first
+	if err := os.Mkdir(filepath.Join(root, "dead"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	free.Close()
-	if port := free.Addr().(*net.TCPAddr).Port; port < firstAPIPort || port > lastAPIPort {
-		t.Errorf("a new cluster has %d", port)
+	if err := box.Dir(filepath.Join(root, "dead")).Save(dead); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := listenAPI(t.Context(), taken, false); err == nil || !strings.Contains(err.Error(), "choose another with --api-port") {
+	if port := free(); port == first {
+		t.Errorf("a new cluster has %d, that of a dead one", port)
+	}
+	if _, err := listenAPI(t.Context(), dir, taken, false); err == nil || !strings.Contains(err.Error(), "choose another with --api-port") {
 		t.Errorf("a new cluster on a taken port: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := listenAPI(ctx, taken, true); err == nil || !strings.Contains(err.Error(), "which this cluster has had, is taken") {
+	if _, err := listenAPI(ctx, dir, taken, true); err == nil || !strings.Contains(err.Error(), "which this cluster has had, is taken") {
 		t.Errorf("a resumed cluster on a taken port: %v", err)
 	}
 	got := make(chan error)
 	go func() {
-		l, err := listenAPI(t.Context(), taken, true)
+		l, err := listenAPI(t.Context(), dir, taken, true)
 		if err == nil {
 			l.Close()
 		}

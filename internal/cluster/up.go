@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -169,7 +170,7 @@ func take(ctx context.Context, o *UpOptions, resumed bool) (supervisor.Config, e
 	if owner != "" && owner != o.Dir {
 		return cfg, fmt.Errorf("the name %s is in use by the cluster in %s; choose another with --name", o.Spec.Name, owner)
 	}
-	api, err := listenAPI(ctx, o.Spec.APIPort, resumed)
+	api, err := listenAPI(ctx, o.Dir, o.Spec.APIPort, resumed)
 	if err != nil {
 		return cfg, err
 	}
@@ -187,12 +188,16 @@ func take(ctx context.Context, o *UpOptions, resumed bool) (supervisor.Config, e
 	return supervisor.Config{Dir: o.Dir, Spec: o.Spec, Control: socket, API: api, Program: o.Program}, nil
 }
 
-func listenAPI(ctx context.Context, port uint16, resumed bool) (*net.TCPListener, error) {
+func listenAPI(ctx context.Context, dir box.Dir, port uint16, resumed bool) (*net.TCPListener, error) {
 	listen := func(port uint16) (*net.TCPListener, error) {
 		return net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)})
 	}
 	if port == 0 {
+		kept := keptPorts(dir)
 		for port := uint16(firstAPIPort); port <= lastAPIPort; port++ {
+			if kept[port] {
+				continue
+			}
 			if l, err := listen(port); err == nil {
 				return l, nil
 			}
@@ -215,6 +220,24 @@ func listenAPI(ctx context.Context, port uint16, resumed bool) (*net.TCPListener
 			return nil, fmt.Errorf("the API's port 127.0.0.1:%d, which this cluster has had, is taken by another program; end that program, or make the cluster anew", port)
 		}
 	}
+}
+
+// keptPorts are the API ports of all clusters that can be found. One that is
+// dead wants its port again when it is resumed.
+func keptPorts(dir box.Dir) map[uint16]bool {
+	kept := map[uint16]bool{}
+	siblings, _ := filepath.Glob(filepath.Join(filepath.Dir(string(dir)), "*"))
+	for _, sibling := range siblings {
+		if spec, err := box.Dir(sibling).Load(); err == nil {
+			kept[spec.APIPort] = true
+		}
+	}
+	for _, other := range fabric.Owners() {
+		if spec, err := other.Load(); err == nil {
+			kept[spec.APIPort] = true
+		}
+	}
+	return kept
 }
 
 // inForeground runs the supervisor here, until ctx ends.

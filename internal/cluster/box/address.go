@@ -122,6 +122,13 @@ func (s Spec) NodeCIDRMaskSizes() []int {
 // cluster.
 func FabricNamespace(cluster string) string { return "viaduct-" + cluster + "-fabric" }
 
+// FabricOf is the cluster whose namespaces such a name joins, if it is one.
+func FabricOf(namespace string) (cluster string, ok bool) {
+	name, isOurs := strings.CutPrefix(namespace, "viaduct-")
+	cluster, isFabric := strings.CutSuffix(name, "-fabric")
+	return cluster, isOurs && isFabric && ValidateName(cluster) == nil
+}
+
 // NodeNamespace is the name of a node's namespace.
 func NodeNamespace(cluster, node string) string { return "viaduct-" + cluster + "-" + node }
 

@@ -202,6 +202,23 @@ func Owner(cluster string) (box.Dir, error) {
 	return box.Dir(l.Attrs().Alias), nil
 }
 
+// Owners are the directories of all clusters of this machine that have a fabric,
+// whether they run or not.
+func Owners() []box.Dir {
+	entries, _ := os.ReadDir(lab.Directory)
+	var all []box.Dir
+	for _, e := range entries {
+		cluster, ok := box.FabricOf(e.Name())
+		if !ok {
+			continue
+		}
+		if dir, err := Owner(cluster); err == nil && dir != "" {
+			all = append(all, dir)
+		}
+	}
+	return all
+}
+
 // Remove deletes the namespaces of a cluster, and with them every link that is
 // only in them.
 func Remove(cluster string) error {
