@@ -15,8 +15,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"viaduct.dev/viaduct/bench/report"
@@ -61,6 +64,7 @@ func run(bin string, rounds int) error {
 	if err != nil {
 		return err
 	}
+	phases := map[int]map[string][]float64{1: {}, 3: {}}
 	first := map[int][]float64{}
 	ready := map[int][]float64{}
 	memory := map[int][]float64{}
@@ -77,8 +81,12 @@ func run(bin string, rounds int) error {
 			first[nodes] = append(first[nodes], s.answer)
 			ready[nodes] = append(ready[nodes], s.ready)
 			memory[nodes] = append(memory[nodes], s.idleMB)
+			for _, phase := range order {
+				phases[nodes][phase] = append(phases[nodes][phase], s.at[phase])
+			}
 		}
 	}
+	tellPhases(phases)
 	var each []float64
 	for i := range memory[3] {
 		each = append(each, (memory[3][i]-memory[1][i])/2)
@@ -93,7 +101,60 @@ func run(bin string, rounds int) error {
 	})
 }
 
-type sample struct{ ready, answer, idleMB float64 }
+type sample struct {
+	ready, answer, idleMB float64
+	at                    map[string]float64 // seconds after the start, by phase
+}
+
+// The phases between the command and the answer, by what ends them.
+const (
+	prepared  = "namespaces, network, certificates and image are there"
+	processes = "the nodes' processes run"
+	api       = "the API answers"
+	returned  = "every node is ready: up returns"
+	applied   = "kubectl apply returns"
+	answered  = "the client in its container has its answer"
+)
+
+var order = []string{prepared, processes, api, returned, applied, answered}
+
+// step is a line that `viaduct up` prints: when, what, and how long it took.
+var step = regexp.MustCompile(`(?m)^ +([0-9.]+) s  (?:(node-[0-9]+): )?([A-Za-z ]+?) {2,}`)
+
+// phasesOf reads when each phase of `viaduct up` ended.
+func phasesOf(out string) map[string]float64 {
+	at := map[string]float64{}
+	for _, m := range step.FindAllStringSubmatch(out, -1) {
+		seconds, err := strconv.ParseFloat(m[1], 64)
+		phase := prepared
+		switch {
+		case err != nil || m[2] != "" && m[3] != "process" && m[3] != "API":
+			continue
+		case m[3] == "API":
+			phase = api
+		case m[2] != "":
+			phase = processes
+		}
+		at[phase] = max(at[phase], seconds)
+	}
+	return at
+}
+
+// tellPhases prints where the time goes, in medians.
+func tellPhases(phases map[int]map[string][]float64) {
+	tw := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "SECONDS AFTER THE COMMAND\tONE NODE\tTHREE NODES")
+	for _, phase := range order {
+		fmt.Fprintf(tw, "%s\t%.3f\t%.3f\n", phase, median(phases[1][phase]), median(phases[3][phase]))
+	}
+	fmt.Fprintln(tw)
+	tw.Flush()
+}
+
+func median(samples []float64) float64 {
+	s := slices.Sorted(slices.Values(samples))
+	return s[len(s)/2]
+}
 
 // measure brings one cluster up, waits for the answer, and removes it.
 func measure(bin string, nodes int) (s sample, err error) {
@@ -121,13 +182,17 @@ func measure(bin string, nodes int) (s sample, err error) {
 	}()
 
 	start := time.Now()
-	if _, err := viaduct("", "up", "--nodes", strconv.Itoa(nodes)); err != nil {
+	out, err := viaduct("", "up", "--nodes", strconv.Itoa(nodes))
+	if err != nil {
 		return s, err
 	}
 	s.ready = time.Since(start).Seconds()
+	s.at = phasesOf(out)
+	s.at[returned] = s.ready
 	if _, err := viaduct(workload, "kubectl", "apply", "-f", "-"); err != nil {
 		return s, err
 	}
+	s.at[applied] = time.Since(start).Seconds()
 	for {
 		// The time is the runtime's own, in nanoseconds, of the line that the
 		// client printed; asking for it later does not change it.
@@ -138,6 +203,7 @@ func measure(bin string, nodes int) (s sample, err error) {
 				return s, err
 			}
 			s.answer = at.Sub(start).Seconds()
+			s.at[answered] = s.answer
 			break
 		}
 		if ctx.Err() != nil {
