@@ -17,8 +17,8 @@ import (
 )
 
 // TestKilledAtAnyMomentOfItsStart kills the command, the supervisor, the node or
-// all of them at some moment of a box's start; the next `up` must succeed, and
-// `down` must leave nothing.
+// all of them at some moment of a box's start; the next `up` must succeed. A
+// `down` is killed too at times; the next must leave nothing.
 func TestKilledAtAnyMomentOfItsStart(t *testing.T) {
 	if os.Getuid() != 0 || testing.Short() {
 		t.Skip("a box needs root, and a second for each round")
@@ -39,9 +39,9 @@ func TestKilledAtAnyMomentOfItsStart(t *testing.T) {
 		}
 	}
 	t.Cleanup(down)
-	up := func() *exec.Cmd {
+	command := func(word string) *exec.Cmd {
 		return &exec.Cmd{
-			Path: program, Args: []string{"viaduct", "up"},
+			Path: program, Args: []string{"viaduct", word},
 			Env: append(os.Environ(), "VIADUCT_NAME="+name, "VIADUCT_STATE_DIR="+root),
 		}
 	}
@@ -51,7 +51,7 @@ func TestKilledAtAnyMomentOfItsStart(t *testing.T) {
 	for round := range 8 {
 		after := time.Duration(random.IntN(250)) * time.Millisecond
 		victim := []string{"command", box.RoleSupervisor, box.RoleNode, "all"}[random.IntN(4)]
-		first := up()
+		first := command("up")
 		if err := first.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -65,11 +65,19 @@ func TestKilledAtAnyMomentOfItsStart(t *testing.T) {
 			}
 		}
 		first.Wait()
-		if out, err := up().CombinedOutput(); err != nil {
+		if out, err := command("up").CombinedOutput(); err != nil {
 			log, _ := os.ReadFile(dir.Log())
 			t.Fatalf("round %d, %s killed after %s: up again: %v\n%s\n%s", round, victim, after, err, out, log)
 		}
 		if round%3 == 2 {
+			// A `down` that is killed is finished by the next.
+			cut := command("down")
+			if err := cut.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Duration(random.IntN(120)) * time.Millisecond)
+			cut.Process.Signal(syscall.SIGKILL)
+			cut.Wait()
 			down()
 			if _, err := os.Stat(string(dir)); !os.IsNotExist(err) {
 				t.Errorf("round %d: the state directory is still there: %v", round, err)

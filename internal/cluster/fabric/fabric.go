@@ -129,6 +129,10 @@ func (f *Fabric) cableNode(i int) error {
 			return err
 		}
 	}
+	// Whoever made the pair may have been killed before it set the ends up.
+	if err := errors.Join(ns.SetUp(Uplink), f.fabric.SetUp(name)); err != nil {
+		return err
+	}
 	if err := f.fabric.Enslave(name, Bridge); err != nil {
 		return err
 	}
@@ -167,6 +171,9 @@ func (f *Fabric) claim(dir box.Dir) error {
 	l, err := h.LinkByName(Bridge)
 	if err != nil {
 		return err
+	}
+	if err := h.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set up bridge %s: %w", Bridge, err)
 	}
 	return h.LinkSetAlias(l, alias(dir))
 }

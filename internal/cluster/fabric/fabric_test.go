@@ -13,6 +13,7 @@ import (
 
 	"viaduct.dev/viaduct/internal/cluster/box"
 	"viaduct.dev/viaduct/internal/cluster/fabric"
+	"viaduct.dev/viaduct/internal/lab"
 	"viaduct.dev/viaduct/internal/lab/labtest"
 )
 
@@ -69,6 +70,46 @@ func TestTheNetworkIsFoundAgain(t *testing.T) {
 	second := cabled(t, dir, spec)
 	if same, err := first.Nodes["node-1"].Is(second.Nodes["node-1"]); err != nil || !same {
 		t.Errorf("another namespace: %v", err)
+	}
+}
+
+// A link that its maker was killed over is down and has no address.
+func TestAHalfMadeNetworkIsCompleted(t *testing.T) {
+	spec := box.Default(fmt.Sprintf("fabhalf%d", os.Getpid()))
+	dir := box.Dir(t.TempDir())
+	f := cabled(t, dir, spec)
+	node := f.Nodes["node-1"]
+	bridge, err := lab.Open(box.FabricNamespace(spec.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	for ns, link := range map[*lab.Namespace]string{node: fabric.Uplink, bridge: fabric.Bridge} {
+		h, err := ns.Handle()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		l, err := h.LinkByName(link)
+		if err == nil {
+			err = h.LinkSetDown(l)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cabled(t, dir, spec)
+	for _, gateway := range spec.GatewayPrefixes() {
+		l, err := bridge.Listen(t.Context(), "tcp", fmt.Sprintf("[%s]:80", gateway.Addr()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		conn, err := node.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatalf("to %s: %v", gateway, err)
+		}
+		conn.Close()
 	}
 }
 
