@@ -216,7 +216,6 @@ func (w *worker) stop(c *container, deadline time.Time, why string) {
 				w.a.events.Eventf(pod, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 			}
 		}
-		w.beforeSignal(ctx)
 		if ctx.Err() == nil {
 			if err := sandbox.Signal(ctx, run.ID, signal); err != nil && ctx.Err() == nil {
 				w.a.Log.Warn("a container could not be told to end", "pod", pod.Namespace+"/"+pod.Name, "container", spec.Name, "err", err)
@@ -233,11 +232,6 @@ func (w *worker) stop(c *container, deadline time.Time, why string) {
 		return nil
 	})
 }
-
-// beforeSignal is the moment between a container's preStop hook and its stop
-// signal. The Pod is no endpoint any more since its deletion; whoever is to be
-// waited for before it stops serving is waited for here. Nobody is, so far.
-func (w *worker) beforeSignal(context.Context) {}
 
 // kill is tried until it is said, or the Pod is gone.
 func kill(ctx context.Context, sandbox runtime.Pod, id string) {
