@@ -20,6 +20,9 @@ const (
 	maxLogFiles = 5
 	// maxLogLine splits a longer line into parts, as the CRI does.
 	maxLogLine = 16 << 10
+	// maxLogTail is how far a file may grow for the sake of a line that has begun;
+	// one that never ends is cut here.
+	maxLogTail = 1 << 20
 )
 
 // logWriter writes a container's streams in the CRI log format:
@@ -31,7 +34,7 @@ type logWriter struct {
 	wg   sync.WaitGroup
 
 	mu   sync.Mutex
-	file *os.File // nil when it could not be opened: the container goes on
+	file *os.File // nil while it cannot be opened: the container goes on
 	size int64
 }
 
@@ -89,12 +92,13 @@ func (w *logWriter) write(stream string, line []byte) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.file == nil {
+	if w.file == nil && (w.path == "" || w.open() != nil) {
 		return
 	}
 	// A full disk loses log lines, never the container.
 	n, _ := fmt.Fprintf(w.file, "%s %s %s %s\n", time.Now().UTC().Format(time.RFC3339Nano), stream, tag, text)
-	if w.size += int64(n); w.size > maxLogSize && tag == "F" {
+	w.size += int64(n)
+	if w.size > maxLogSize && tag == "F" || w.size > maxLogSize+maxLogTail {
 		w.rotate()
 	}
 }
