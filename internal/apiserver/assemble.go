@@ -107,6 +107,7 @@ func (s *Server) assemble(cfg Config, known *scheme.Scheme, c *genericapiserver.
 	}
 	s.generic.ShutdownTimeout = requestDrain
 	s.transport.handler = s.generic.Handler
+	s.generic.Handler.NonGoRestfulMux.UnlistedHandleFunc(customResources, serveNoCustomResources)
 	return s.installGroups(known)
 }
 
