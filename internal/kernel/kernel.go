@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -13,10 +14,15 @@ import (
 // ErrNotSupported says that the running kernel lacks a feature.
 var ErrNotSupported = errors.New("not supported by this kernel")
 
+// ErrNotPermitted says that the kernel may have a feature, but refuses to say:
+// root in an unprivileged container is not the machine's root.
+var ErrNotPermitted = errors.New("not permitted here")
+
 // Feature is something that a kernel has or has not.
 type Feature struct {
 	name  string
 	needs string // where it comes from
+	right string // the capability to use it
 	probe func() error
 
 	once sync.Once
@@ -33,6 +39,7 @@ var (
 	Overlay = &Feature{
 		name:  "overlayfs",
 		needs: "Linux 3.18 with CONFIG_OVERLAY_FS",
+		right: "CAP_SYS_ADMIN",
 		probe: probeOverlay,
 	}
 	Cgroups = &Feature{
@@ -43,12 +50,13 @@ var (
 	NFTables = &Feature{
 		name:  "nftables",
 		needs: "Linux 3.13 with CONFIG_NF_TABLES",
+		right: "CAP_NET_ADMIN",
 		probe: probeNFTables,
 	}
 )
 
 // Check names every one of the features that is missing; the error is an
-// ErrNotSupported. Each is tried once per process.
+// ErrNotSupported, or an ErrNotPermitted. Each is tried once per process.
 func Check(features ...*Feature) error {
 	var errs []error
 	for _, f := range features {
@@ -59,7 +67,10 @@ func Check(features ...*Feature) error {
 
 func (f *Feature) check() error {
 	f.once.Do(func() {
-		if err := f.probe(); err != nil {
+		switch err := f.probe(); {
+		case errors.Is(err, fs.ErrPermission) && f.right != "":
+			f.err = fmt.Errorf("%s: %w (needs %s, which root in an unprivileged container lacks): %w", f.name, ErrNotPermitted, f.right, err)
+		case err != nil:
 			f.err = fmt.Errorf("%s: %w (needs %s): %w", f.name, ErrNotSupported, f.needs, err)
 		}
 	})
@@ -87,15 +98,15 @@ func probeOverlay() error {
 
 func probeCgroups() error {
 	const root = "/sys/fs/cgroup"
-	var fs unix.Statfs_t
-	if err := unix.Statfs(root, &fs); err != nil {
+	var st unix.Statfs_t
+	if err := unix.Statfs(root, &st); err != nil {
 		return err
 	}
-	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
+	if st.Type == unix.CGROUP2_SUPER_MAGIC {
 		return nil
 	}
 	for _, controller := range []string{"memory", "cpu", "pids"} {
-		if err := unix.Statfs(root+"/"+controller, &fs); err != nil || fs.Type != unix.CGROUP_SUPER_MAGIC {
+		if err := unix.Statfs(root+"/"+controller, &st); err != nil || st.Type != unix.CGROUP_SUPER_MAGIC {
 			return fmt.Errorf("%s/%s is no cgroup hierarchy", root, controller)
 		}
 	}

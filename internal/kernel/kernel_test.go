@@ -31,3 +31,11 @@ func TestWhatIsMissingIsNamedWithWhatItNeeds(t *testing.T) {
 		t.Errorf("tried %d times", tried)
 	}
 }
+
+func TestAMissingRightIsToldFromAMissingFeature(t *testing.T) {
+	f := &Feature{name: "teleport", needs: "Linux 9.1", right: "CAP_TELEPORT", probe: func() error { return os.ErrPermission }}
+	err := Check(f)
+	if !errors.Is(err, ErrNotPermitted) || errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "CAP_TELEPORT") {
+		t.Errorf("%v", err)
+	}
+}
