@@ -37,52 +37,135 @@ type group struct {
 	service *service
 	label   string // namespace/name:port
 	members map[netip.AddrPort]member
-	usable  [scopes]int // members that are ready, by scope
-	ending  [scopes]bool
+	tally   tally
+	draw    [scopes]draw
 	pools   [scopes]*pool // here is nil unless a policy needs it
 }
 
-// member is an endpoint: in how many slices it is in which state, and its slot
+// draw is which of the endpoints in its scope a pool takes.
+type draw uint8
+
+const (
+	theEnding draw = iota // nobody is ready: those that end but still serve (KEP-1669)
+	theReady              // every ready one
+	theNodes              // the ready ones that are meant for this node (KEP-3015)
+	theZones              // the ready ones that are meant for this node's zone (KEP-2433)
+)
+
+// tally counts a group's ready members.
+type tally struct {
+	usable                               [scopes]int
+	nodeless, forNode, zoneless, forZone int // among all: without that hint, with one that fits
+}
+
+// draws says what each pool takes. A hint counts only while every ready
+// endpoint has one and one of them fits; policies that ask for this node's
+// endpoints know no hints.
+func (t tally) draws() (d [scopes]draw) {
+	for s := range scopes {
+		if t.usable[s] > 0 {
+			d[s] = theReady
+		}
+	}
+	switch {
+	case t.usable[everywhere] == 0:
+	case t.nodeless == 0 && t.forNode > 0:
+		d[everywhere] = theNodes
+	case t.zoneless == 0 && t.forZone > 0:
+		d[everywhere] = theZones
+	}
+	return d
+}
+
+func (t *tally) add(m member, delta int) {
+	if !m.has(nReady) {
+		return
+	}
+	t.usable[everywhere] += delta
+	if m.has(nReadyHere) {
+		t.usable[here] += delta
+	}
+	if m.count[nNodeHinted] < m.count[nReady] {
+		t.nodeless += delta
+	}
+	if m.has(nNodeFits) {
+		t.forNode += delta
+	}
+	if m.count[nZoneHinted] < m.count[nReady] {
+		t.zoneless += delta
+	}
+	if m.has(nZoneFits) {
+		t.forZone += delta
+	}
+}
+
+// What is counted of a member.
+const (
+	nReady = iota
+	nReadyHere
+	nEnding
+	nEndingHere
+	nNodeHinted
+	nNodeFits
+	nZoneHinted
+	nZoneFits
+	counts
+)
+
+// member is an endpoint: how many slices have it with which traits, and its slot
 // plus one in each pool.
 type member struct {
-	count [states]uint16
+	count [counts]uint16
 	slot  [scopes]uint32
 }
 
-func (m member) isReady(s scope) bool {
-	return m.count[readyHere] > 0 || s == everywhere && m.count[ready] > 0
-}
+func (m member) has(what int) bool { return m.count[what] > 0 }
 
-func (m member) isEnding(s scope) bool {
-	return m.count[endingHere] > 0 || s == everywhere && m.count[ending] > 0
-}
+func (m member) isHere() bool { return m.has(nReadyHere) || m.has(nEndingHere) }
 
-func (m member) isHere() bool { return m.count[readyHere] > 0 || m.count[endingHere] > 0 }
+func (m member) gone() bool { return m.count == [counts]uint16{} }
 
-func (m member) gone() bool { return m.count == [states]uint16{} }
-
-// wanted says whether a member belongs into the pool of that scope: the ready
-// ones, or while there is none, those that end but still serve (KEP-1669).
-func (g *group) wanted(m member, s scope) bool {
-	if g.ending[s] {
-		return m.isEnding(s)
+// add counts an endpoint of these traits in, or out.
+func (m *member) add(is traits, delta int) {
+	note := func(trait traits, what int) {
+		if is.has(trait) {
+			m.count[what] += uint16(delta)
+		}
 	}
-	return m.isReady(s)
+	if !is.has(isReady) {
+		note(0, nEnding)
+		note(isHere, nEndingHere)
+		return
+	}
+	note(0, nReady)
+	note(isHere, nReadyHere)
+	note(nodeHinted, nNodeHinted)
+	note(nodeFits, nNodeFits)
+	note(zoneHinted, nZoneHinted)
+	note(zoneFits, nZoneFits)
+}
+
+// wanted says whether a member belongs into the pool of that scope.
+func (g *group) wanted(m member, s scope) bool {
+	local := s == here
+	switch g.draw[s] {
+	case theReady:
+		return m.has(nReady) && (!local || m.has(nReadyHere))
+	case theNodes:
+		return m.has(nNodeFits)
+	case theZones:
+		return m.has(nZoneFits)
+	}
+	return m.has(nEnding) && (!local || m.has(nEndingHere))
 }
 
 // count adds an endpoint of a slice, or takes it away.
-func (t *Table) count(g *group, ap netip.AddrPort, st state, delta int) {
+func (t *Table) count(g *group, ap netip.AddrPort, is traits, delta int) {
 	before := g.members[ap]
 	m := before
-	m.count[st] += uint16(delta)
-	for s := range scopes {
-		switch {
-		case m.isReady(s) && !before.isReady(s):
-			g.usable[s]++
-		case !m.isReady(s) && before.isReady(s):
-			g.usable[s]--
-		}
-	}
+	m.add(is, delta)
+	g.tally.add(before, -1)
+	g.tally.add(m, +1)
 	if m.isHere() != before.isHere() {
 		t.countLocal(ap.Addr(), m.isHere())
 	}
@@ -92,15 +175,14 @@ func (t *Table) count(g *group, ap netip.AddrPort, st state, delta int) {
 
 // settle brings the pools up to what was counted.
 func (t *Table) settle(g *group) {
+	was := g.draw
+	g.draw = g.tally.draws()
 	for s, p := range g.pools {
-		s := scope(s)
-		ending := g.usable[s] == 0
-		if flipped := ending != g.ending[s]; flipped {
-			g.ending[s] = ending
-			if p != nil {
-				t.fill(p)
-			}
-		} else if p != nil {
+		switch {
+		case p == nil:
+		case g.draw[s] != was[s]:
+			t.fill(p)
+		default:
 			for _, ap := range t.touched {
 				t.place(p, ap)
 			}

@@ -149,7 +149,7 @@ func (t *Table) declare(s *service, next spec) {
 }
 
 func (t *Table) addGroup(s *service, key portKey) *group {
-	g := &group{key: key, service: s, label: s.name.String(), members: map[netip.AddrPort]member{}, ending: [scopes]bool{true, true}}
+	g := &group{key: key, service: s, label: s.name.String(), members: map[netip.AddrPort]member{}}
 	if key.name != "" {
 		g.label += ":" + key.name
 	}
@@ -186,7 +186,7 @@ func (t *Table) countSlice(g *group, sl *slice, delta int) {
 			continue
 		}
 		for _, e := range sl.endpoints {
-			t.count(g, netip.AddrPortFrom(e.addr, p.port), e.state, delta)
+			t.count(g, netip.AddrPortFrom(e.addr, p.port), e.traits, delta)
 		}
 	}
 }
@@ -206,11 +206,11 @@ func (t *Table) recount(g *group, old, next *slice) {
 				}
 				if inNext {
 					e := next.endpoints[i]
-					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.state, +1)
+					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.traits, +1)
 				}
 				if inOld {
 					e := old.endpoints[i]
-					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.state, -1)
+					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.traits, -1)
 				}
 			}
 		}

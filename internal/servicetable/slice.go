@@ -9,22 +9,23 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// state is what counts of an endpoint.
-type state uint8
+// traits are what counts of an endpoint.
+type traits uint8
 
 const (
-	ready      state = iota // serves
-	readyHere               // serves, on this node
-	ending                  // still serves, but terminates: only when nobody is ready
-	endingHere              // the same, on this node
-	states
+	isReady    traits = 1 << iota // it serves; without this it ends, and serves as a last resort
+	isHere                        // it is on this node
+	nodeHinted                    // it is meant for certain nodes
+	nodeFits                      // this one among them
+	zoneHinted                    // it is meant for certain zones
+	zoneFits                      // this node's among them
 )
 
-func (s state) here() bool { return s == readyHere || s == endingHere }
+func (t traits) has(all traits) bool { return t&all == all }
 
 type endpoint struct {
-	addr  netip.Addr
-	state state
+	addr   netip.Addr
+	traits traits
 }
 
 type slicePort struct {
@@ -42,7 +43,7 @@ type slice struct {
 }
 
 // parseSlice returns nil for a slice that means nothing to a proxy.
-func parseSlice(s *discoveryv1.EndpointSlice, node string) *slice {
+func parseSlice(s *discoveryv1.EndpointSlice, cfg Config) *slice {
 	name := s.Labels[discoveryv1.LabelServiceName]
 	_, headless := s.Labels[corev1.IsHeadlessService]
 	if name == "" || headless || s.AddressType == discoveryv1.AddressTypeFQDN {
@@ -74,37 +75,52 @@ func parseSlice(s *discoveryv1.EndpointSlice, node string) *slice {
 	}
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
-		st, ok := stateOf(e, node)
+		is, ok := traitsOf(e, cfg)
 		if !ok || len(e.Addresses) == 0 {
 			continue
 		}
 		addr, ok := parseAddr(e.Addresses[0])
 		if ok && addr.Is4() == out.v4 {
-			out.endpoints = append(out.endpoints, endpoint{addr, st})
+			out.endpoints = append(out.endpoints, endpoint{addr, is})
 		}
 	}
 	return out
 }
 
-func stateOf(e *discoveryv1.Endpoint, node string) (state, bool) {
-	isReady := e.Conditions.Ready == nil || *e.Conditions.Ready
-	serving := isReady
+// traitsOf says no for an endpoint that serves nobody.
+func traitsOf(e *discoveryv1.Endpoint, cfg Config) (traits, bool) {
+	var is traits
+	ready := e.Conditions.Ready == nil || *e.Conditions.Ready
+	serving := ready
 	if e.Conditions.Serving != nil {
 		serving = *e.Conditions.Serving
 	}
 	terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
-	here := e.NodeName != nil && *e.NodeName == node
 	switch {
-	case isReady && here:
-		return readyHere, true
-	case isReady:
-		return ready, true
-	case serving && terminating && here:
-		return endingHere, true
-	case serving && terminating:
-		return ending, true
+	case ready:
+		is |= isReady
+	case !serving || !terminating:
+		return 0, false
 	}
-	return 0, false
+	if e.NodeName != nil && *e.NodeName == cfg.NodeName {
+		is |= isHere
+	}
+	if e.Hints == nil || !ready {
+		return is, true
+	}
+	for _, n := range e.Hints.ForNodes {
+		is |= nodeHinted
+		if n.Name == cfg.NodeName {
+			is |= nodeFits
+		}
+	}
+	for _, z := range e.Hints.ForZones {
+		is |= zoneHinted
+		if z.Name == cfg.Zone && cfg.Zone != "" {
+			is |= zoneFits
+		}
+	}
+	return is, true
 }
 
 // parseAddr refuses addresses that no packet may be sent to on behalf of a

@@ -14,6 +14,8 @@ import (
 type Config struct {
 	// NodeName is this node's, by which its own endpoints are known.
 	NodeName string
+	// Zone is the node's topology.kubernetes.io/zone; empty where it has none.
+	Zone string
 }
 
 // Table holds the two maps. Make it with New.
@@ -97,7 +99,7 @@ func (t *Table) DeleteService(name types.NamespacedName, resourceVersion string)
 func (t *Table) SetSlice(es *discoveryv1.EndpointSlice) {
 	t.revision.EndpointSlices = newer(t.revision.EndpointSlices, es.ResourceVersion)
 	name := types.NamespacedName{Namespace: es.Namespace, Name: es.Name}
-	next := parseSlice(es, t.cfg.NodeName)
+	next := parseSlice(es, t.cfg)
 	if owner, ok := t.sliceOf[name]; ok && (next == nil || next.service != owner) {
 		t.setSlice(name, owner, nil)
 	}
@@ -105,6 +107,10 @@ func (t *Table) SetSlice(es *discoveryv1.EndpointSlice) {
 		t.setSlice(name, next.service, next)
 	}
 }
+
+// SetZone says what zone the node is in now. What slices mean here may change
+// with it, so each must be set again.
+func (t *Table) SetZone(zone string) { t.cfg.Zone = zone }
 
 // DeleteSlice takes an EndpointSlice away. resourceVersion is that of the deletion.
 func (t *Table) DeleteSlice(name types.NamespacedName, resourceVersion string) {

@@ -29,7 +29,10 @@ func service4(name string, change ...func(*corev1.Service)) *corev1.Service {
 	return s
 }
 
-// slice4 has endpoints such as "10.0.0.1 ready here".
+// ourNode is whose table the tests look at.
+var ourNode = Config{NodeName: "node-1", Zone: "a"}
+
+// slice4 has endpoints such as "10.0.0.1 ready here zone=a node=node-1".
 func slice4(name, svc string, endpoints ...string) *discoveryv1.EndpointSlice {
 	port, proto, unnamed := int32(8080), corev1.ProtocolTCP, ""
 	s := &discoveryv1.EndpointSlice{
@@ -45,8 +48,16 @@ func slice4(name, svc string, endpoints ...string) *discoveryv1.EndpointSlice {
 			node = "node-1"
 		}
 		serving := *has("ready") || *has("ending")
+		var hints discoveryv1.EndpointHints
+		for _, w := range words[1:] {
+			if zone, ok := strings.CutPrefix(w, "zone="); ok {
+				hints.ForZones = append(hints.ForZones, discoveryv1.ForZone{Name: zone})
+			} else if node, ok := strings.CutPrefix(w, "node="); ok {
+				hints.ForNodes = append(hints.ForNodes, discoveryv1.ForNode{Name: node})
+			}
+		}
 		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{words[0]}, NodeName: &node,
+			Addresses: []string{words[0]}, NodeName: &node, Hints: &hints,
 			Conditions: discoveryv1.EndpointConditions{Ready: has("ready"), Serving: &serving, Terminating: has("ending")},
 		})
 	}
@@ -159,7 +170,7 @@ func TestFrontendsLeadWhereThePolicySays(t *testing.T) {
 		"loopback endpoints are left out": {service4("a"), []string{"127.0.0.1 ready"}, "10.96.0.1:80/tcp default/a in refuse0[] out refuse0[] masq false"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			table := New(Config{NodeName: "node-1"})
+			table := New(ourNode)
 			table.SetSlice(slice4("a-1", "a", c.endpoints...))
 			table.SetService(c.svc)
 			h := newHeld()
@@ -171,8 +182,62 @@ func TestFrontendsLeadWhereThePolicySays(t *testing.T) {
 	}
 }
 
-func TestOneEndpointChangesTwoSlotsAtMost(t *testing.T) {
+func TestHintsCountWhenEveryReadyEndpointHasOneAndOneFits(t *testing.T) {
+	for name, c := range map[string]struct {
+		endpoints []string
+		want      string
+	}{
+		"the zone's":                            {[]string{"10.0.0.1 ready zone=a", "10.0.0.2 ready zone=b", "10.0.0.3 ready zone=b zone=a"}, "10.0.0.1 10.0.0.3"},
+		"all, when none is for the zone":        {[]string{"10.0.0.1 ready zone=c", "10.0.0.2 ready zone=b"}, "10.0.0.1 10.0.0.2"},
+		"all, when one has no hint":             {[]string{"10.0.0.1 ready zone=a", "10.0.0.2 ready"}, "10.0.0.1 10.0.0.2"},
+		"one that is not ready does not count":  {[]string{"10.0.0.1 ready zone=a", "10.0.0.2 starting", "10.0.0.3 ending", "10.0.0.4 ready zone=b"}, "10.0.0.1"},
+		"the node's before the zone's":          {[]string{"10.0.0.1 ready zone=a node=node-2", "10.0.0.2 ready zone=a node=node-1"}, "10.0.0.2"},
+		"the zone's, when none is for the node": {[]string{"10.0.0.1 ready zone=a node=node-2", "10.0.0.2 ready zone=b node=node-3"}, "10.0.0.1"},
+		"the zone's, when one has no node":      {[]string{"10.0.0.1 ready zone=a", "10.0.0.2 ready zone=b node=node-1"}, "10.0.0.1"},
+		"the ending ones know no hints":         {[]string{"10.0.0.1 ending zone=a", "10.0.0.2 ending zone=b"}, "10.0.0.1 10.0.0.2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := New(ourNode)
+			table.SetService(service4("a"))
+			table.SetSlice(slice4("a-1", "a", c.endpoints...))
+			h := newHeld()
+			h.apply(t, table.Flush())
+			want := "serve0[" + strings.ReplaceAll(c.want, " ", ":8080 ") + ":8080]"
+			if !strings.Contains(h.text(), "in "+want) {
+				t.Errorf("got\n%s\nwant %s", h.text(), want)
+			}
+			// A local policy knows no hints.
+			local := corev1.ServiceInternalTrafficPolicyLocal
+			table.SetService(service4("a", func(s *corev1.Service) { s.Spec.InternalTrafficPolicy = &local }))
+			table.SetSlice(slice4("a-1", "a", "10.0.0.1 ready here zone=b", "10.0.0.2 ready zone=a"))
+			h.apply(t, table.Flush())
+			if !strings.Contains(h.text(), "in serve0[10.0.0.1:8080]") {
+				t.Errorf("with a local policy\n%s", h.text())
+			}
+		})
+	}
+}
+
+func TestAZoneIsHeededOnceSlicesAreSetAgain(t *testing.T) {
 	table := New(Config{NodeName: "node-1"})
+	table.SetService(service4("a"))
+	slice := slice4("a-1", "a", "10.0.0.1 ready zone=a", "10.0.0.2 ready zone=b")
+	table.SetSlice(slice)
+	h := newHeld()
+	h.apply(t, table.Flush())
+	if !strings.Contains(h.text(), "in serve0[10.0.0.1:8080 10.0.0.2:8080]") {
+		t.Errorf("without a zone\n%s", h.text())
+	}
+	table.SetZone("b")
+	table.SetSlice(slice)
+	h.apply(t, table.Flush())
+	if !strings.Contains(h.text(), "in serve0[10.0.0.2:8080]") {
+		t.Errorf("in zone b\n%s", h.text())
+	}
+}
+
+func TestOneEndpointChangesTwoSlotsAtMost(t *testing.T) {
+	table := New(ourNode)
 	var all []string
 	for i := range 200 {
 		all = append(all, fmt.Sprintf("10.0.1.%d ready", i+1))
@@ -218,7 +283,7 @@ type world struct {
 }
 
 func (w world) compile() *Table {
-	table := New(Config{NodeName: "node-1"})
+	table := New(ourNode)
 	for _, s := range w.services {
 		table.SetService(s)
 	}
@@ -250,7 +315,7 @@ func drawService(t *rapid.T, name string) *corev1.Service {
 func TestAnyHistoryEqualsAFreshTable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := world{map[string]*corev1.Service{}, map[string]*discoveryv1.EndpointSlice{}}
-		table, h := New(Config{NodeName: "node-1"}), newHeld()
+		table, h := New(ourNode), newHeld()
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			name := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "service")
 			key := types.NamespacedName{Namespace: "default", Name: name}
@@ -268,9 +333,11 @@ func TestAnyHistoryEqualsAFreshTable(t *testing.T) {
 			default:
 				slice := rapid.SampledFrom([]string{"s1", "s2", "s3"}).Draw(t, "slice")
 				endpoints := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string {
-					return fmt.Sprintf("10.0.0.%d %s %s", rapid.IntRange(1, 6).Draw(t, "ip"),
+					return fmt.Sprintf("10.0.0.%d %s %s %s %s", rapid.IntRange(1, 6).Draw(t, "ip"),
 						rapid.SampledFrom([]string{"ready", "ending", "starting"}).Draw(t, "state"),
-						rapid.SampledFrom([]string{"here", "there"}).Draw(t, "node"))
+						rapid.SampledFrom([]string{"here", "there"}).Draw(t, "node"),
+						rapid.SampledFrom([]string{"", "zone=a", "zone=a zone=b", "zone=b"}).Draw(t, "zone"),
+						rapid.SampledFrom([]string{"", "node=node-1", "node=node-2"}).Draw(t, "for"))
 				}), 0, 5).Draw(t, "endpoints")
 				w.slices[slice] = slice4(slice, name, endpoints...)
 				table.SetSlice(w.slices[slice])
