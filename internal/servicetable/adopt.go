@@ -107,6 +107,14 @@ func (t *Table) Snapshot() Diff {
 			continue
 		}
 		d.Frontends = append(d.Frontends, FrontendChange{Frontend: f, New: e.told})
+		e.sources = nil
+		d.tellSources(f, e)
+		d.tellConflicts(f, e)
+	}
+	for _, s := range t.services {
+		if s.health = s.healthNow(); s.health.Port != 0 {
+			d.Health = append(d.Health, s.health)
+		}
 	}
 	for _, p := range t.pools {
 		if p == nil {

@@ -1,11 +1,13 @@
 package servicetable
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Protocol is the number of a transport protocol in the IP header.
@@ -53,6 +55,11 @@ type Frontend struct {
 
 // IsNodePort says whether it stands for a port on the node's own addresses.
 func (f Frontend) IsNodePort() bool { return f.Addr.IsUnspecified() }
+
+// Compare orders frontends by address, port and protocol.
+func (f Frontend) Compare(g Frontend) int {
+	return cmp.Or(f.Addr.Compare(g.Addr), cmp.Compare(f.Port, g.Port), cmp.Compare(f.Protocol, g.Protocol))
+}
 
 // String is such as 10.96.0.10:53/udp.
 func (f Frontend) String() string {
@@ -126,6 +133,9 @@ type Target struct {
 	// Masquerade says that the backend shall see this node's address instead of
 	// an external caller's. Cluster IPs, which are told by their range, lack it.
 	Masquerade bool
+	// Guarded says that only callers from the frontend's source ranges are let
+	// in; others are dropped.
+	Guarded bool
 }
 
 // Diff is what changed. It is valid until the next call of the Table.
@@ -136,13 +146,19 @@ type Diff struct {
 	Local []LocalChange
 	// Gone are the backends that left a pool.
 	Gone []Gone
+	// Sources are the source ranges of guarded frontends that came and went.
+	Sources []SourceChange
+	// Health is what health-check node ports are to say from now on.
+	Health []HealthChange
+	// Conflicts are Services that from now on lack a frontend which another has.
+	Conflicts []Conflict
 	// Revision is what the table contains after the change.
 	Revision Revision
 }
 
-// Empty says whether nothing changed but the revision.
+// Empty says whether nothing changed that a data plane programs.
 func (d Diff) Empty() bool {
-	return len(d.Frontends) == 0 && len(d.Slots) == 0 && len(d.Local) == 0
+	return len(d.Frontends) == 0 && len(d.Slots) == 0 && len(d.Local) == 0 && len(d.Sources) == 0
 }
 
 // FrontendChange is a frontend whose target changed.
@@ -169,6 +185,27 @@ type Gone struct {
 	Pool     PoolID
 	Protocol Protocol
 	Backend  netip.AddrPort
+}
+
+// SourceChange is a range of callers that a guarded frontend lets in, or no more.
+type SourceChange struct {
+	Frontend Frontend
+	Range    netip.Prefix
+	Added    bool
+}
+
+// HealthChange is what a Service's healthCheckNodePort says: how many of its
+// endpoints on this node are ready. A port of 0 takes it away.
+type HealthChange struct {
+	Service types.NamespacedName
+	Port    uint16
+	Local   int
+}
+
+// Conflict is a frontend that a Service asks for and another one has.
+type Conflict struct {
+	Frontend      Frontend
+	Service, With types.NamespacedName
 }
 
 // Revision is the newest resourceVersion of each kind that a table contains.

@@ -169,6 +169,9 @@ func (t *Table) count(g *group, ap netip.AddrPort, is traits, delta int) {
 	if m.isHere() != before.isHere() {
 		t.countLocal(ap.Addr(), m.isHere())
 	}
+	if g.service.spec.healthPort != 0 && m.has(nReadyHere) != before.has(nReadyHere) {
+		t.dirtyHealth[g.service] = struct{}{}
+	}
 	g.members[ap] = m
 	t.touched = append(t.touched, ap)
 }

@@ -3,6 +3,7 @@ package servicetable
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,6 +20,7 @@ type service struct {
 	groups   map[portKey]*group
 	claimed  []wish
 	declared bool
+	health   HealthChange // as told last
 }
 
 // spec is what counts of a Service.
@@ -28,6 +30,8 @@ type spec struct {
 	externalLocal bool
 	internalLocal bool
 	wishes        []wish
+	sources       []netip.Prefix // who may dial its load-balancer addresses; nil for all
+	healthPort    uint16
 }
 
 // wish is a frontend that a Service would have.
@@ -35,6 +39,12 @@ type wish struct {
 	frontend Frontend
 	key      portKey
 	external bool // no cluster IP
+	guarded  bool // only for the Service's source ranges
+}
+
+func (s spec) equal(o spec) bool {
+	return s.created == o.created && s.affinity == o.affinity && s.externalLocal == o.externalLocal && s.internalLocal == o.internalLocal &&
+		s.healthPort == o.healthPort && slices.Equal(s.wishes, o.wishes) && slices.Equal(s.sources, o.sources)
 }
 
 func (s spec) needs(sc scope) bool {
@@ -50,15 +60,21 @@ func parseService(svc *corev1.Service) spec {
 	}
 	out.internalLocal = svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	cluster := addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
-	external := slices.Clone(svc.Spec.ExternalIPs)
+	outside := addresses(svc.Spec.ExternalIPs)
+	var balanced []netip.Addr
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		var ips []string
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
-				external = append(external, in.IP)
+				ips = append(ips, in.IP)
 			}
 		}
+		balanced = addresses(ips)
+		out.sources = sourceRanges(svc)
+		if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && svc.Spec.HealthCheckNodePort > 0 && svc.Spec.HealthCheckNodePort <= 65535 {
+			out.healthPort = uint16(svc.Spec.HealthCheckNodePort)
+		}
 	}
-	outside := addresses(external)
 	nodePorts := svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
 	for _, p := range svc.Spec.Ports {
 		proto, ok := protocol(p.Protocol)
@@ -67,10 +83,16 @@ func parseService(svc *corev1.Service) spec {
 		}
 		for _, a := range cluster {
 			key := portKey{p.Name, proto, a.Is4()}
-			out.wish(wish{Frontend{a, uint16(p.Port), proto}, key, false})
+			out.wish(wish{frontend: Frontend{a, uint16(p.Port), proto}, key: key})
+			// An address that is both is guarded: the narrower rule holds.
+			for _, e := range balanced {
+				if e.Is4() == a.Is4() {
+					out.wish(wish{Frontend{e, uint16(p.Port), proto}, key, true, out.sources != nil})
+				}
+			}
 			for _, e := range outside {
 				if e.Is4() == a.Is4() {
-					out.wish(wish{Frontend{e, uint16(p.Port), proto}, key, true})
+					out.wish(wish{Frontend{e, uint16(p.Port), proto}, key, true, false})
 				}
 			}
 			if nodePorts && p.NodePort > 0 && p.NodePort <= 65535 {
@@ -78,13 +100,39 @@ func parseService(svc *corev1.Service) spec {
 				if a.Is4() {
 					any = netip.IPv4Unspecified()
 				}
-				out.wish(wish{Frontend{any, uint16(p.NodePort), proto}, key, true})
+				out.wish(wish{Frontend{any, uint16(p.NodePort), proto}, key, true, false})
 			}
 		}
 	}
 	anyExternal := slices.ContainsFunc(out.wishes, func(w wish) bool { return w.external })
 	out.externalLocal = anyExternal && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	return out
+}
+
+// sourceRanges are those of spec.loadBalancerSourceRanges or, where that is
+// empty, of the annotation that came before it. Nil lets everybody in; what no
+// range can be parsed of lets nobody in.
+func sourceRanges(svc *corev1.Service) []netip.Prefix {
+	texts := svc.Spec.LoadBalancerSourceRanges
+	if len(texts) == 0 {
+		if text := strings.TrimSpace(svc.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]); text != "" {
+			texts = strings.Split(text, ",")
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	ranges := []netip.Prefix{}
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			continue
+		}
+		if p = p.Masked(); !slices.Contains(ranges, p) {
+			ranges = append(ranges, p)
+		}
+	}
+	return ranges
 }
 
 // wish adds a frontend once; the first port that asks for it has it.
@@ -118,6 +166,9 @@ func (t *Table) declare(s *service, next spec) {
 		}
 	}
 	changed := next.affinity != s.spec.affinity
+	if next.healthPort != s.spec.healthPort {
+		t.dirtyHealth[s] = struct{}{}
+	}
 	s.spec = next
 	for _, w := range next.wishes {
 		key := w.key
@@ -146,6 +197,28 @@ func (t *Table) declare(s *service, next spec) {
 		t.claim(s, w)
 	}
 	s.claimed = next.wishes
+}
+
+// healthNow is what the Service's health-check node port says now: like
+// upstream it counts addresses, of the Service's first family.
+func (s *service) healthNow() HealthChange {
+	h := HealthChange{Service: s.name, Port: s.spec.healthPort}
+	if h.Port == 0 || len(s.claimed) == 0 {
+		return HealthChange{Service: s.name}
+	}
+	local := map[netip.Addr]struct{}{}
+	for _, g := range s.groups {
+		if g.key.v4 != s.claimed[0].frontend.Addr.Is4() {
+			continue
+		}
+		for ap, m := range g.members {
+			if m.has(nReadyHere) {
+				local[ap.Addr()] = struct{}{}
+			}
+		}
+	}
+	h.Local = len(local)
+	return h
 }
 
 func (t *Table) addGroup(s *service, key portKey) *group {
@@ -232,6 +305,7 @@ func (s *service) target(w wish) Target {
 		Internal:   g.view(false),
 		External:   g.view(s.spec.externalLocal),
 		Masquerade: !s.spec.externalLocal,
+		Guarded:    w.guarded,
 	}
 }
 

@@ -34,6 +34,7 @@ type Table struct {
 	dirtyFronts map[Frontend]struct{}
 	dirtySlots  map[slotKey]slotOld
 	dirtyLocals map[netip.Addr]bool // was there before
+	dirtyHealth map[*service]struct{}
 	diff        Diff
 	goneSeen    map[Gone]struct{}
 }
@@ -41,14 +42,16 @@ type Table struct {
 // entry is a frontend: who wants it, best claim first, and what it led to at
 // the last Flush.
 type entry struct {
-	claims *claim
-	told   Target
+	claims  *claim
+	told    Target
+	sources []netip.Prefix // as told last
 }
 
 type claim struct {
 	service *service
 	wish    wish
 	next    *claim
+	behind  types.NamespacedName // the Service that was told to have it instead
 }
 
 type slotKey struct {
@@ -73,6 +76,7 @@ func New(cfg Config) *Table {
 		dirtyFronts: map[Frontend]struct{}{},
 		dirtySlots:  map[slotKey]slotOld{},
 		dirtyLocals: map[netip.Addr]bool{},
+		dirtyHealth: map[*service]struct{}{},
 		goneSeen:    map[Gone]struct{}{},
 	}
 }
@@ -81,8 +85,12 @@ func New(cfg Config) *Table {
 func (t *Table) SetService(svc *corev1.Service) {
 	t.revision.Services = newer(t.revision.Services, svc.ResourceVersion)
 	s := t.service(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+	next := parseService(svc)
+	if s.declared && next.equal(s.spec) {
+		return // such as a new status
+	}
 	s.declared = true
-	t.declare(s, parseService(svc))
+	t.declare(s, next)
 }
 
 // DeleteService takes a Service away. resourceVersion is that of the deletion.
@@ -240,6 +248,7 @@ func (t *Table) holds(id PoolID, ap netip.AddrPort) bool {
 func (t *Table) Flush() Diff {
 	d := &t.diff
 	d.Frontends, d.Slots, d.Local, d.Gone = d.Frontends[:0], d.Slots[:0], d.Local[:0], d.Gone[:0]
+	d.Sources, d.Health, d.Conflicts = d.Sources[:0], d.Health[:0], d.Conflicts[:0]
 	d.Revision = t.revision
 	for f := range t.dirtyFronts {
 		e := t.frontends[f]
@@ -248,6 +257,8 @@ func (t *Table) Flush() Diff {
 			d.Frontends = append(d.Frontends, FrontendChange{f, e.told, next})
 			e.told = next
 		}
+		d.tellSources(f, e)
+		d.tellConflicts(f, e)
 		if e.claims == nil {
 			delete(t.frontends, f)
 		}
@@ -268,28 +279,76 @@ func (t *Table) Flush() Diff {
 			d.Local = append(d.Local, LocalChange{a, is})
 		}
 	}
+	for s := range t.dirtyHealth {
+		if now := s.healthNow(); now != s.health {
+			d.Health = append(d.Health, now)
+			s.health = now
+		}
+	}
 	t.clean()
 	d.sort()
 	return *d
+}
+
+// tellSources adds what changed of a frontend's source ranges.
+func (d *Diff) tellSources(f Frontend, e *entry) {
+	var now []netip.Prefix
+	if e.told.Guarded {
+		for _, p := range e.claims.service.spec.sources {
+			if p.Addr().Is4() == f.Addr.Is4() {
+				now = append(now, p)
+			}
+		}
+	}
+	for _, p := range e.sources {
+		if !slices.Contains(now, p) {
+			d.Sources = append(d.Sources, SourceChange{f, p, false})
+		}
+	}
+	for _, p := range now {
+		if !slices.Contains(e.sources, p) {
+			d.Sources = append(d.Sources, SourceChange{f, p, true})
+		}
+	}
+	e.sources = now
+}
+
+// tellConflicts adds the Services that are behind another one anew.
+func (d *Diff) tellConflicts(f Frontend, e *entry) {
+	if e.claims == nil {
+		return
+	}
+	holder := e.claims.service.name
+	for c := e.claims.next; c != nil; c = c.next {
+		if c.behind != holder && c.service.name != holder {
+			d.Conflicts = append(d.Conflicts, Conflict{f, c.service.name, holder})
+		}
+		c.behind = holder
+	}
 }
 
 func (t *Table) clean() {
 	clear(t.dirtyFronts)
 	clear(t.dirtySlots)
 	clear(t.dirtyLocals)
+	clear(t.dirtyHealth)
 	clear(t.goneSeen)
 }
 
 func (d *Diff) sort() {
-	slices.SortFunc(d.Frontends, func(a, b FrontendChange) int {
-		return cmp.Or(a.Frontend.Addr.Compare(b.Frontend.Addr), cmp.Compare(a.Frontend.Port, b.Frontend.Port),
-			cmp.Compare(a.Frontend.Protocol, b.Frontend.Protocol))
-	})
+	slices.SortFunc(d.Frontends, func(a, b FrontendChange) int { return a.Frontend.Compare(b.Frontend) })
 	slices.SortFunc(d.Slots, func(a, b SlotChange) int {
 		return cmp.Or(cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Slot, b.Slot))
 	})
 	slices.SortFunc(d.Local, func(a, b LocalChange) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(d.Gone, func(a, b Gone) int {
 		return cmp.Or(cmp.Compare(a.Pool, b.Pool), a.Backend.Compare(b.Backend))
+	})
+	slices.SortFunc(d.Sources, func(a, b SourceChange) int {
+		return cmp.Or(a.Frontend.Compare(b.Frontend), a.Range.Compare(b.Range))
+	})
+	slices.SortFunc(d.Health, func(a, b HealthChange) int { return cmp.Compare(a.Service.String(), b.Service.String()) })
+	slices.SortFunc(d.Conflicts, func(a, b Conflict) int {
+		return cmp.Or(a.Frontend.Compare(b.Frontend), cmp.Compare(a.Service.String(), b.Service.String()))
 	})
 }

@@ -75,10 +75,14 @@ type held struct {
 	frontends map[Frontend]Target
 	slots     map[PoolID]map[uint32]netip.AddrPort
 	local     map[netip.Addr]bool
+	sources   map[SourceChange]bool
+	health    map[types.NamespacedName]HealthChange
+	conflicts []Conflict // of the last diff
 }
 
 func newHeld() *held {
-	return &held{map[Frontend]Target{}, map[PoolID]map[uint32]netip.AddrPort{}, map[netip.Addr]bool{}}
+	return &held{frontends: map[Frontend]Target{}, slots: map[PoolID]map[uint32]netip.AddrPort{}, local: map[netip.Addr]bool{},
+		sources: map[SourceChange]bool{}, health: map[types.NamespacedName]HealthChange{}}
 }
 
 func (h *held) apply(t interface{ Fatalf(string, ...any) }, d Diff) {
@@ -105,6 +109,24 @@ func (h *held) apply(t interface{ Fatalf(string, ...any) }, d Diff) {
 			delete(p, c.Slot)
 		}
 	}
+	for _, c := range d.Sources {
+		added := c.Added
+		c.Added = true
+		if h.sources[c] == added {
+			t.Fatalf("range %s of %s: told twice", c.Range, c.Frontend)
+		}
+		h.sources[c] = added
+		if !added {
+			delete(h.sources, c)
+		}
+	}
+	for _, c := range d.Health {
+		h.health[c.Service] = c
+		if c.Port == 0 {
+			delete(h.health, c.Service)
+		}
+	}
+	h.conflicts = slices.Clone(d.Conflicts)
 	for _, c := range d.Local {
 		if h.local[c.Addr] == c.Added {
 			t.Fatalf("local %s: told twice", c.Addr)
@@ -137,10 +159,20 @@ func (h *held) text() string {
 		return fmt.Sprintf("%s%d%v", names[v.Verdict], v.Pool.AffinityClass(), backends)
 	}
 	for f, t := range h.frontends {
-		lines = append(lines, fmt.Sprintf("%s %s in %s out %s masq %v", f, t.Service, view(t.Internal), view(t.External), t.Masquerade))
+		guarded := ""
+		if t.Guarded {
+			guarded = " guarded"
+		}
+		lines = append(lines, fmt.Sprintf("%s %s in %s out %s masq %v%s", f, t.Service, view(t.Internal), view(t.External), t.Masquerade, guarded))
 	}
 	for a := range h.local {
 		lines = append(lines, "local "+a.String())
+	}
+	for c := range h.sources {
+		lines = append(lines, fmt.Sprintf("%s from %s", c.Frontend, c.Range))
+	}
+	for _, c := range h.health {
+		lines = append(lines, fmt.Sprintf("health %d: %s has %d", c.Port, c.Service, c.Local))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -236,6 +268,87 @@ func TestAZoneIsHeededOnceSlicesAreSetAgain(t *testing.T) {
 	}
 }
 
+func balancer(change ...func(*corev1.Service)) *corev1.Service {
+	return service4("lb", append([]func(*corev1.Service){func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.Ports[0].NodePort, s.Spec.HealthCheckNodePort = 30080, 32000
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "172.20.255.1"}}
+		s.Spec.ExternalIPs = []string{"192.0.2.80"}
+	}}, change...)...)
+}
+
+func TestSourceRangesGuardTheBalancersAddressAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*corev1.Service)
+		want   string
+	}{
+		"none": {func(*corev1.Service) {}, ""},
+		"of the field, host bits masked, the other family's left out": {func(s *corev1.Service) {
+			s.Spec.LoadBalancerSourceRanges = []string{"203.0.113.9/24", "2001:db8::/32", "203.0.113.0/24"}
+		}, "172.20.255.1:80/tcp from 203.0.113.0/24"},
+		"of the annotation": {func(s *corev1.Service) {
+			s.Annotations = map[string]string{"service.beta.kubernetes.io/load-balancer-source-ranges": " 203.0.113.0/24, 198.51.100.0/24"}
+		}, "172.20.255.1:80/tcp from 198.51.100.0/24\n172.20.255.1:80/tcp from 203.0.113.0/24"},
+		"the field before the annotation": {func(s *corev1.Service) {
+			s.Annotations = map[string]string{"service.beta.kubernetes.io/load-balancer-source-ranges": "203.0.113.0/24"}
+			s.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+		}, "172.20.255.1:80/tcp from 198.51.100.0/24"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, h := New(ourNode), newHeld()
+			table.SetService(balancer(c.change))
+			table.SetSlice(slice4("lb-1", "lb", "10.0.0.1 ready here"))
+			h.apply(t, table.Flush())
+			var got, guarded []string
+			for _, line := range strings.Split(h.text(), "\n") {
+				if strings.Contains(line, " from ") {
+					got = append(got, line)
+				}
+				if strings.HasSuffix(line, " guarded") {
+					guarded = append(guarded, strings.Fields(line)[0])
+				}
+			}
+			if strings.Join(got, "\n") != c.want {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), c.want)
+			}
+			if want := c.want != ""; want != (fmt.Sprint(guarded) == "[172.20.255.1:80/tcp]") {
+				t.Errorf("guarded are %v", guarded)
+			}
+			// Without them nobody is kept out any more.
+			table.SetService(balancer())
+			h.apply(t, table.Flush())
+			if len(h.sources) > 0 {
+				t.Errorf("left: %v", h.sources)
+			}
+		})
+	}
+}
+
+func TestAHealthCheckPortTellsTheReadyEndpointsOfThisNode(t *testing.T) {
+	table, h := New(ourNode), newHeld()
+	health := func(want string) {
+		t.Helper()
+		h.apply(t, table.Flush())
+		if got := fmt.Sprint(h.health[types.NamespacedName{Namespace: "default", Name: "lb"}]); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	table.SetService(balancer())
+	health("{default/lb 32000 0}")
+	table.SetSlice(slice4("lb-1", "lb", "10.0.0.1 ready here", "10.0.0.2 ready here", "10.0.0.3 ready", "10.0.0.4 ending here"))
+	health("{default/lb 32000 2}")
+	table.SetSlice(slice4("lb-1", "lb", "10.0.0.1 ready here", "10.0.0.2 ending here"))
+	health("{default/lb 32000 1}")
+	table.SetService(balancer(func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 32001 }))
+	health("{default/lb 32001 1}")
+	table.SetService(balancer(func(s *corev1.Service) { s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster }))
+	health("{/ 0 0}")
+	table.SetService(balancer())
+	health("{default/lb 32000 1}")
+	table.DeleteService(types.NamespacedName{Namespace: "default", Name: "lb"}, "")
+	health("{/ 0 0}")
+}
+
 func TestOneEndpointChangesTwoSlotsAtMost(t *testing.T) {
 	table := New(ourNode)
 	var all []string
@@ -268,6 +381,16 @@ func TestTheOlderServiceHasTheAddress(t *testing.T) {
 	h.apply(t, table.Flush())
 	if got := h.frontends[fe].Service; got != "default/8" {
 		t.Errorf("held by %s", got)
+	}
+	if got := fmt.Sprint(h.conflicts); got != "[{192.0.2.1:80/tcp default/7 default/8}]" {
+		t.Errorf("conflicts %s", got)
+	}
+	again := claim("7", 200)
+	again.Status.Conditions = []metav1.Condition{{Type: "Told"}}
+	table.SetService(again)
+	h.apply(t, table.Flush())
+	if len(h.conflicts) > 0 {
+		t.Errorf("told again: %v", h.conflicts)
 	}
 	table.DeleteService(types.NamespacedName{Namespace: "default", Name: "8"}, "")
 	h.apply(t, table.Flush())
@@ -305,6 +428,12 @@ func drawService(t *rapid.T, name string) *corev1.Service {
 	if rapid.Bool().Draw(t, "internal") {
 		local := corev1.ServiceInternalTrafficPolicyLocal
 		s.Spec.InternalTrafficPolicy = &local
+	}
+	if rapid.Bool().Draw(t, "balancer") {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.HealthCheckNodePort = rapid.Int32Range(0, 1).Draw(t, "health") * 32000
+		s.Spec.LoadBalancerSourceRanges = rapid.SliceOfN(rapid.SampledFrom([]string{"192.0.2.0/24", "198.51.100.7/24", "2001:db8::/32"}), 0, 3).Draw(t, "ranges")
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "172.20.255.1"}}
 	}
 	if rapid.Bool().Draw(t, "affinity") {
 		s.Spec.SessionAffinity = "ClientIP"
