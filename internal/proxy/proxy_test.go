@@ -197,8 +197,9 @@ func (n *network) service(t *testing.T, version string, change func(*corev1.Serv
 	if change != nil {
 		change(s)
 	}
-	if err := n.client.Tracker().Add(s); err != nil {
-		must(t, err)
+	gvr := corev1.SchemeGroupVersion.WithResource("services")
+	if err := n.client.Tracker().Update(gvr, s, "default"); err != nil {
+		must(t, n.client.Tracker().Create(gvr, s, "default"))
 	}
 	n.programmed(t, atoi(version))
 }

@@ -128,9 +128,14 @@ func sourceRanges(svc *corev1.Service) []netip.Prefix {
 		if err != nil {
 			continue
 		}
-		if p = p.Masked(); !slices.Contains(ranges, p) {
-			ranges = append(ranges, p)
+		// Of ranges one of which holds the other, the wider says it all.
+		p = p.Masked()
+		holds := func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
+		if slices.ContainsFunc(ranges, holds) {
+			continue
 		}
+		ranges = slices.DeleteFunc(ranges, func(q netip.Prefix) bool { return p.Contains(q.Addr()) })
+		ranges = append(ranges, p)
 	}
 	return ranges
 }

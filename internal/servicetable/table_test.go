@@ -289,6 +289,9 @@ func TestSourceRangesGuardTheBalancersAddressAlone(t *testing.T) {
 		"of the annotation": {func(s *corev1.Service) {
 			s.Annotations = map[string]string{"service.beta.kubernetes.io/load-balancer-source-ranges": " 203.0.113.0/24, 198.51.100.0/24"}
 		}, "172.20.255.1:80/tcp from 198.51.100.0/24\n172.20.255.1:80/tcp from 203.0.113.0/24"},
+		"the wider of two that overlap": {func(s *corev1.Service) {
+			s.Spec.LoadBalancerSourceRanges = []string{"203.0.113.8/32", "203.0.113.0/24", "203.0.113.64/26", "0.0.0.0/5"}
+		}, "172.20.255.1:80/tcp from 0.0.0.0/5\n172.20.255.1:80/tcp from 203.0.113.0/24"},
 		"the field before the annotation": {func(s *corev1.Service) {
 			s.Annotations = map[string]string{"service.beta.kubernetes.io/load-balancer-source-ranges": "203.0.113.0/24"}
 			s.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}

@@ -48,7 +48,7 @@ func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
 	}
 	add := func(set, data string) {
 		if set != "" {
-			all = append(all, element{set: set, key: key, data: data})
+			all = append(all, element{set, at{key: key}, data})
 		}
 	}
 	switch t.Internal.Verdict {
@@ -66,6 +66,9 @@ func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
 		case servicetable.Drop:
 			add(pick("drop_ext", "drop_np"), "")
 		}
+	}
+	if t.Guarded {
+		add(pick("guarded", ""), "")
 	}
 	if t.Masquerade {
 		add(pick("masq", "masq_np"), "")
@@ -97,10 +100,10 @@ func changesOf(d *servicetable.Diff, v6 bool) []change {
 		var c change
 		key := slotKey(s.Pool, s.Slot)
 		if s.Old.IsValid() {
-			c.del = &element{set: "eps", key: key, data: backendData(s.Old)}
+			c.del = &element{"eps", at{key: key}, backendData(s.Old)}
 		}
 		if s.New.IsValid() {
-			c.add = &element{set: "eps", key: key, data: backendData(s.New)}
+			c.add = &element{"eps", at{key: key}, backendData(s.New)}
 		}
 		all = append(all, c)
 	}
@@ -130,6 +133,16 @@ func changesOf(d *servicetable.Diff, v6 bool) []change {
 			all = append(all, change{add: &e})
 		}
 	}
+	for _, c := range d.Sources {
+		if c.Frontend.Addr.Is6() != v6 {
+			continue
+		}
+		if e := source(c.Frontend, c.Range); c.Added {
+			all = append(all, change{add: e})
+		} else {
+			all = append(all, change{del: e})
+		}
+	}
 	for _, l := range d.Local {
 		switch {
 		case l.Addr.Is6() != v6:
@@ -144,7 +157,16 @@ func changesOf(d *servicetable.Diff, v6 bool) []change {
 
 func hairpin(a netip.Addr) *element {
 	b := a.AsSlice()
-	return &element{set: "hairpin", key: string(append(b, b...))}
+	return &element{set: "hairpin", at: at{key: string(append(b, b...))}}
+}
+
+// source lets a range of callers into a guarded frontend.
+func source(f servicetable.Frontend, p netip.Prefix) *element {
+	front := frontKey(f.Addr, uint8(f.Protocol), f.Port)
+	return &element{set: "sources", at: at{
+		key: front + string(p.Masked().Addr().AsSlice()),
+		to:  front + string(last(p).AsSlice()),
+	}}
 }
 
 // parseFront reads a frontend's key back.

@@ -41,7 +41,7 @@ func text(v []byte) string {
 }
 
 // elements gives every element of a set.
-func (c *conn) elements(proto uint8, set string, each func(key, data []byte, end bool)) error {
+func (c *conn) elements(proto uint8, set string, each func(element)) error {
 	return c.dump(unix.NFT_MSG_GETSETELEM, proto, func(a *attrs) {
 		a.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
 		a.str(unix.NFTA_SET_ELEM_LIST_SET, set)
@@ -51,23 +51,24 @@ func (c *conn) elements(proto uint8, set string, each func(key, data []byte, end
 				return
 			}
 			eachAttr(list, func(_ uint16, elem []byte) {
-				var key, value []byte
-				end := false
+				e := element{set: set}
 				eachAttr(elem, func(kind uint16, v []byte) {
 					switch kind {
 					case unix.NFTA_SET_ELEM_KEY:
-						eachAttr(v, func(_ uint16, v []byte) { key = v })
+						eachAttr(v, func(_ uint16, v []byte) { e.key = string(v) })
+					case setElemKeyEnd:
+						eachAttr(v, func(_ uint16, v []byte) { e.to = string(v) })
 					case unix.NFTA_SET_ELEM_DATA:
 						eachAttr(v, func(kind uint16, v []byte) {
 							if kind == unix.NFTA_DATA_VALUE {
-								value = v
+								e.data = string(v)
 							}
 						})
 					case unix.NFTA_SET_ELEM_FLAGS:
-						end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+						e.end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 					}
 				})
-				each(key, value, end)
+				each(e)
 			})
 		})
 	})

@@ -75,6 +75,7 @@ type set struct {
 	data     []uint32 // of a map
 	dataLen  uint32
 	interval bool
+	fields   []uint32 // the fields' lengths, of a set whose elements are ranges in each field
 	dynamic  bool
 	size     uint32
 }
@@ -104,6 +105,8 @@ func (f family) sets() []set {
 		{name: "drop_any", key: front, keyLen: frontLen},
 		{name: "drop_ext", key: front, keyLen: frontLen},
 		{name: "drop_np", key: port, keyLen: 8},
+		{name: "guarded", key: front, keyLen: frontLen},
+		{name: "sources", key: append(append([]uint32{}, front...), f.addrType), keyLen: frontLen + f.size, fields: []uint32{f.size, 1, 2, f.size}},
 		{name: "local", key: front, keyLen: frontLen},
 		{name: "snat_to", key: []uint32{typeProto}, keyLen: 1, data: one, dataLen: f.size},
 	}
@@ -213,11 +216,13 @@ func (f family) chains() []chain {
 		{"guard", "filter", hookPrerouting, prioGuard, [][]expr{
 			rule(stateIs(stateEstablishedRelated), accept()),
 			rule(f.dst(), lookup("drop_any", reg0), drop()),
+			rule(f.dst(), lookup("guarded", reg0), jump("guard_sources")),
 			rule(f.saddrNotIn("pod_cidrs"), jump("guard_external")),
 		}},
 		{"guard_output", "filter", hookOutput, prioGuard, [][]expr{
 			rule(stateIs(stateEstablishedRelated), accept()),
 			rule(f.dst(), lookup("drop_any", reg0), drop()),
+			rule(f.dst(), lookup("guarded", reg0), jump("guard_sources")),
 		}},
 		{"prerouting", "nat", hookPrerouting, prioDNAT, [][]expr{
 			rule(f.saddrNotIn("pod_cidrs"), jump("external")),
@@ -246,6 +251,9 @@ func (f family) chains() []chain {
 		{name: "guard_external", rules: [][]expr{
 			rule(f.dst(), lookup("drop_ext", reg0), drop()),
 			rule(f.daddrIn("node_ips"), f.port(), lookup("drop_np", reg0), drop()),
+		}},
+		{name: "guard_sources", rules: [][]expr{
+			rule(f.dst(), payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.saddr, f.size, f.regs(f.size)+2), missing("sources", reg0), drop()),
 		}},
 		{name: "external", rules: [][]expr{
 			find(f.dst(), "svc_ext"),

@@ -41,7 +41,7 @@ type programmed struct {
 	v6 bool
 	// stale is what an earlier process has left and nobody has asked for yet, by
 	// set and key; nil once the first Diff has been applied.
-	stale map[string]map[string]string
+	stale map[string]map[at]string
 }
 
 // perTransaction bounds the elements of one transaction.
@@ -133,7 +133,7 @@ func (s *Sink) constants(f *programmed) []element {
 	var all []element
 	for _, a := range s.cfg.NodePortAddresses {
 		if a.Is6() == f.v6 {
-			all = append(all, element{set: "node_ips", key: string(a.AsSlice())})
+			all = append(all, element{set: "node_ips", at: at{key: string(a.AsSlice())}})
 		}
 	}
 	for set, list := range map[string][]netip.Prefix{"pod_cidrs": s.cfg.PodCIDRs, "svc_cidrs": s.cfg.ServiceCIDRs} {
@@ -141,16 +141,16 @@ func (s *Sink) constants(f *programmed) []element {
 			if p.Addr().Is6() != f.v6 {
 				continue
 			}
-			all = append(all, element{set: set, key: string(p.Masked().Addr().AsSlice())})
-			if end := afterLast(p); end.IsValid() {
-				all = append(all, element{set: set, key: string(end.AsSlice()), end: true})
+			all = append(all, element{set: set, at: at{key: string(p.Masked().Addr().AsSlice())}})
+			if end := last(p).Next(); end.IsValid() {
+				all = append(all, element{set: set, at: at{key: string(end.AsSlice()), end: true}})
 			}
 		}
 	}
 	for _, a := range s.cfg.Masquerade {
 		if a.Is6() == f.v6 {
 			for _, p := range []servicetable.Protocol{servicetable.TCP, servicetable.UDP, servicetable.SCTP} {
-				all = append(all, element{set: "snat_to", key: string([]byte{byte(p)}), data: string(a.AsSlice())})
+				all = append(all, element{"snat_to", at{key: string([]byte{byte(p)})}, string(a.AsSlice())})
 			}
 		}
 	}
@@ -158,31 +158,25 @@ func (s *Sink) constants(f *programmed) []element {
 	return all
 }
 
-// afterLast is the first address behind a range.
-func afterLast(p netip.Prefix) netip.Addr {
+// last is the last address of a range.
+func last(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
 		b[i/8] |= 0x80 >> (i % 8)
 	}
-	last, _ := netip.AddrFromSlice(b)
-	return last.Next()
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // read takes over what the table holds.
 func (s *Sink) read(f *programmed, seed *servicetable.Prior) error {
-	f.stale = map[string]map[string]string{}
+	f.stale = map[string]map[at]string{}
 	for _, set := range f.sets() {
 		if set.name == "aff" || set.name == "lb" {
 			continue
 		}
-		have := map[string]string{}
-		err := s.conn.elements(f.proto, set.name, func(key, data []byte, end bool) {
-			k := string(key)
-			if end {
-				k += "end"
-			}
-			have[k] = string(data)
-		})
+		have := map[at]string{}
+		err := s.conn.elements(f.proto, set.name, func(e element) { have[e.at] = e.data })
 		if err != nil {
 			return fmt.Errorf("read set %s: %w", set.name, err)
 		}
@@ -192,18 +186,14 @@ func (s *Sink) read(f *programmed, seed *servicetable.Prior) error {
 	}
 	// What the configuration says is settled here, for good.
 	for _, e := range s.constants(f) {
-		k := e.key
-		if e.end {
-			k += "end"
-		}
-		if data, ok := f.stale[e.set][k]; ok && data == e.data {
-			delete(f.stale[e.set], k)
+		have, ok := f.stale[e.set][e.at]
+		delete(f.stale[e.set], e.at)
+		if ok && have == e.data {
 			continue
 		}
 		t := &batch{family: f.proto}
-		if _, ok := f.stale[e.set][k]; ok {
+		if ok {
 			t.elements(unix.NFT_MSG_DELSETELEM, []element{e})
-			delete(f.stale[e.set], k)
 		}
 		t.elements(unix.NFT_MSG_NEWSETELEM, []element{e})
 		if err := s.conn.commit(t); err != nil {
@@ -232,11 +222,11 @@ func (f *programmed) seed(prior *servicetable.Prior) {
 	classes := map[string]uint8{}
 	for i := range servicetable.AffinitySeconds {
 		class := uint8(i + 1)
-		for key := range f.stale[affinitySet(class)] {
-			classes["front"+key] = class
+		for e := range f.stale[affinitySet(class)] {
+			classes["front"+e.key] = class
 		}
-		for key := range f.stale[affinityPortSet(class)] {
-			classes["port"+key] = class
+		for e := range f.stale[affinityPortSet(class)] {
+			classes["port"+e.key] = class
 		}
 	}
 	pools := map[uint32]servicetable.PoolID{}
@@ -245,13 +235,13 @@ func (f *programmed) seed(prior *servicetable.Prior) {
 		parse     func(string) (servicetable.Frontend, bool)
 		external  bool
 	}{{"svc", "front", front, false}, {"np", "port", port, false}, {"svc_ext", "front", front, true}, {"np_ext", "port", port, true}} {
-		for key, value := range f.stale[m.set] {
-			fe, ok := m.parse(key)
+		for e, value := range f.stale[m.set] {
+			fe, ok := m.parse(e.key)
 			if !ok || len(value) < 4 {
 				continue
 			}
 			number := binary.NativeEndian.Uint32([]byte(value)) & poolMask
-			id := servicetable.PoolID(uint32(classes[m.kind+key])<<affinityShift | number)
+			id := servicetable.PoolID(uint32(classes[m.kind+e.key])<<affinityShift | number)
 			pools[number] = id
 			t := prior.Frontends[fe]
 			if m.external {
@@ -265,7 +255,8 @@ func (f *programmed) seed(prior *servicetable.Prior) {
 			prior.Frontends[fe] = t
 		}
 	}
-	for key, value := range f.stale["eps"] {
+	for e, value := range f.stale["eps"] {
+		key := e.key
 		if len(key) != 8 || len(value) < int(f.size)+2 {
 			continue
 		}
@@ -328,23 +319,23 @@ func (f *programmed) reconcile(changes []change) []change {
 		if c.add == nil {
 			if c.del != nil {
 				left = append(left, c)
-				delete(f.stale[c.del.set], c.del.key)
+				delete(f.stale[c.del.set], c.del.at)
 			}
 			continue
 		}
-		have, ok := f.stale[c.add.set][c.add.key]
-		delete(f.stale[c.add.set], c.add.key)
+		have, ok := f.stale[c.add.set][c.add.at]
+		delete(f.stale[c.add.set], c.add.at)
 		switch {
 		case ok && have == c.add.data:
 		case ok:
-			left = append(left, change{&element{set: c.add.set, key: c.add.key, data: have}, c.add})
+			left = append(left, change{&element{c.add.set, c.add.at, have}, c.add})
 		default:
 			left = append(left, change{add: c.add})
 		}
 	}
 	for set, elements := range f.stale {
-		for key := range elements {
-			left = append(left, change{del: &element{set: set, key: strings.TrimSuffix(key, "end"), end: strings.HasSuffix(key, "end")}})
+		for place := range elements {
+			left = append(left, change{del: &element{set: set, at: place}})
 		}
 	}
 	return left
@@ -406,12 +397,12 @@ func (s *Sink) SetLocal(servers []netip.AddrPort) error {
 	var errs []error
 	for _, f := range s.families {
 		have := []element{}
-		err := s.conn.elements(f.proto, "local", func(key, _ []byte, _ bool) { have = append(have, element{set: "local", key: string(key)}) })
+		err := s.conn.elements(f.proto, "local", func(e element) { have = append(have, e) })
 		var want []element
 		for _, a := range servers {
 			if a.Addr().Is6() == f.v6 {
 				for _, p := range []servicetable.Protocol{servicetable.TCP, servicetable.UDP} {
-					want = append(want, element{set: "local", key: frontKey(a.Addr(), uint8(p), a.Port())})
+					want = append(want, element{set: "local", at: at{key: frontKey(a.Addr(), uint8(p), a.Port())}})
 				}
 			}
 		}
@@ -445,9 +436,9 @@ func (s *Sink) Forget(gone []netip.AddrPort) error {
 			continue
 		}
 		var changes []change
-		err := s.conn.elements(f.proto, "aff", func(key, data []byte, _ bool) {
-			if drop[string(data)] {
-				changes = append(changes, change{del: &element{set: "aff", key: string(key)}})
+		err := s.conn.elements(f.proto, "aff", func(e element) {
+			if drop[e.data] {
+				changes = append(changes, change{del: &element{set: e.set, at: e.at}})
 			}
 		})
 		errs = append(errs, err, s.program(f, changes))

@@ -15,6 +15,14 @@ const (
 	tablePersist = 4
 )
 
+// Numbers of nf_tables' interface that package unix lacks.
+const (
+	setConcat     = 0x80 // NFT_SET_CONCAT
+	setDescConcat = 2    // NFTA_SET_DESC_CONCAT
+	setFieldLen   = 1    // NFTA_SET_FIELD_LEN
+	setElemKeyEnd = 10   // NFTA_SET_ELEM_KEY_END
+)
+
 func (t *batch) newTable(flags uint32) {
 	t.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "table "+TableName, func(a *attrs) {
 		a.str(unix.NFTA_TABLE_NAME, TableName)
@@ -44,6 +52,9 @@ func (t *batch) newSet(s set, id uint32) {
 		if s.interval {
 			flags |= unix.NFT_SET_INTERVAL
 		}
+		if len(s.fields) > 0 {
+			flags |= unix.NFT_SET_INTERVAL | setConcat
+		}
 		if s.dynamic {
 			flags |= unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
 		}
@@ -61,6 +72,15 @@ func (t *batch) newSet(s set, id uint32) {
 		a.u32(unix.NFTA_SET_ID, id)
 		if s.size > 0 {
 			a.nested(unix.NFTA_SET_DESC, func(a *attrs) { a.u32(unix.NFTA_SET_DESC_SIZE, s.size) })
+		}
+		if len(s.fields) > 0 {
+			a.nested(unix.NFTA_SET_DESC, func(a *attrs) {
+				a.nested(setDescConcat, func(a *attrs) {
+					for _, length := range s.fields {
+						a.nested(unix.NFTA_LIST_ELEM, func(a *attrs) { a.u32(setFieldLen, length) })
+					}
+				})
+			})
 		}
 	})
 }
@@ -95,10 +115,16 @@ func (t *batch) newRule(chain string, exprs []expr) {
 
 // element is an element of a set or map, as bytes.
 type element struct {
-	set  string
-	key  string // bytes
+	set string
+	at
 	data string // bytes; of a map
-	end  bool   // the end of an interval
+}
+
+// at is an element's place in its set, as bytes.
+type at struct {
+	key string
+	to  string // the last key of a range, in a set of concatenated ranges
+	end bool   // the end of an interval, in a set of plain ones
 }
 
 // perMessage bounds the elements of one message: its length has sixteen bits.
@@ -124,6 +150,9 @@ func (t *batch) elements(kind uint16, all []element) {
 					e := &part[i]
 					a.nested(unix.NFTA_LIST_ELEM, func(a *attrs) {
 						a.nested(unix.NFTA_SET_ELEM_KEY, data([]byte(e.key)))
+						if e.to != "" {
+							a.nested(setElemKeyEnd, data([]byte(e.to)))
+						}
 						if e.end {
 							a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 						}
