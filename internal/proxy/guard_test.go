@@ -73,7 +73,9 @@ func TestSourceRangesFilterTheBalancersAddresses(t *testing.T) {
 		})
 	}
 	// What the kernel holds survives a restart as it is.
-	n.service(t, "300", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"172.20.0.0/24", "fd00:172:20::/64"} })
+	n.service(t, "300", func(s *corev1.Service) {
+		s.Spec.LoadBalancerSourceRanges = []string{"172.20.0.0/24", "fd00:172:20::/64"}
+	})
 	list := func() string {
 		out, err := command(n.node, "nft", "list", "table", "ip", "viaduct")
 		if err != nil || !strings.Contains(out, "172.20.255.1 . tcp . 80 . 172.20.0.0/24") {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"viaduct.dev/viaduct/internal/proxy/conntrack"
 	"viaduct.dev/viaduct/internal/proxy/nftables"
@@ -29,6 +30,9 @@ type Config struct {
 	NodeIPs []netip.Addr
 	// NodePortAddresses offer node ports; empty means NodeIPs.
 	NodePortAddresses []netip.Addr
+	// Events are recorded on Services that cannot have what they ask for; nil
+	// means that they are only logged.
+	Events record.EventRecorder
 	// ClusterCIDRs are where Pods are, ServiceCIDRs where cluster IPs are.
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
 	Log                        *slog.Logger
@@ -44,6 +48,8 @@ type Proxy struct {
 	table   *servicetable.Table
 	local   []netip.AddrPort
 	localIs bool // local has been programmed
+
+	health *healthPorts // belongs to Run's goroutine
 
 	revision atomic.Pointer[servicetable.Revision]
 }
@@ -77,6 +83,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	defer ct.Close()
+	p.health = newHealthPorts(p.cfg.NodePortAddresses, func() bool { return true }, p.cfg.Log)
+	defer p.health.close()
 	synced, err := p.follow()
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
@@ -92,6 +100,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.mu.Unlock()
 	// What conntrack holds is right: the kernel went on without us.
 	err = p.apply(sink, &all)
+	p.tell(&all)
 	close(p.ready)
 	for {
 		var again <-chan time.Time
@@ -126,6 +135,7 @@ func (p *Proxy) reload(sink *nftables.Sink) error {
 	p.localIs = false // what is exempted is settled anew too
 	p.poke()
 	all := p.table.Snapshot()
+	p.tell(&all)
 	return p.apply(sink, &all)
 }
 
@@ -181,6 +191,7 @@ func (p *Proxy) step(sink *nftables.Sink, ct *conntrack.Conn) (err error) {
 	} else {
 		p.revision.Store(&diff.Revision)
 	}
+	p.tell(&diff)
 	if changed {
 		if localErr := sink.SetLocal(local); localErr != nil {
 			err = errors.Join(err, fmt.Errorf("exempt the node's own servers: %w", localErr))
@@ -198,6 +209,29 @@ func (p *Proxy) apply(sink *nftables.Sink, diff *servicetable.Diff) error {
 	p.revision.Store(&diff.Revision)
 	p.cfg.Log.Debug("programmed", "frontends", len(diff.Frontends), "slots", len(diff.Slots), "took", time.Since(start))
 	return nil
+}
+
+// tell tells the world, not the kernel, of a diff.
+func (p *Proxy) tell(d *servicetable.Diff) {
+	for _, c := range d.Health {
+		if err := p.health.set(c); err != nil {
+			p.warn(c.Service, "FailedToStartServiceHealthcheck", "node %s: %v", p.cfg.NodeName, err)
+		}
+	}
+	for _, c := range d.Conflicts {
+		p.warn(c.Service, "AddressConflict", "%s is held by the older Service %s: this one is not reached there", c.Frontend, c.With)
+	}
+}
+
+// warn says in the log, and by an event, what a Service cannot have.
+func (p *Proxy) warn(service types.NamespacedName, reason, format string, args ...any) {
+	p.cfg.Log.Warn(fmt.Sprintf(format, args...), "service", service, "reason", reason)
+	if p.cfg.Events == nil {
+		return
+	}
+	if s, err := p.cfg.Informers.Core().V1().Services().Lister().Services(service.Namespace).Get(service.Name); err == nil {
+		p.cfg.Events.Eventf(s, corev1.EventTypeWarning, reason, format, args...)
+	}
 }
 
 // free frees the flows and clients that are bound to what is gone.

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
 
 	"viaduct.dev/viaduct/internal/lab"
 	"viaduct.dev/viaduct/internal/lab/labtest"
@@ -34,6 +35,7 @@ type network struct {
 	pods               [2]*lab.Namespace
 	client             *fake.Clientset
 	proxy              *Proxy
+	events             *record.FakeRecorder
 	stop               func()
 	start              func()
 }
@@ -48,7 +50,7 @@ func must(t testing.TB, err error) {
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func newNetwork(t *testing.T) *network {
-	n := &network{node: labtest.New(t), outside: labtest.New(t), far: labtest.New(t), client: fake.NewClientset()}
+	n := &network{node: labtest.New(t), outside: labtest.New(t), far: labtest.New(t), client: fake.NewClientset(), events: record.NewFakeRecorder(100)}
 	must(t, n.node.Sysctl("net.ipv4.conf.all.rp_filter", "0"))
 	must(t, n.node.Sysctl("net.ipv4.conf.default.rp_filter", "0"))
 	// As on a node: a redirect would use up what the ICMP rate limit allows.
@@ -75,7 +77,7 @@ func newNetwork(t *testing.T) *network {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		n.proxy = New(Config{
-			NodeName: "node-1", Informers: informers.NewSharedInformerFactory(n.client, 0),
+			NodeName: "node-1", Events: n.events, Informers: informers.NewSharedInformerFactory(n.client, 0),
 			NodeIPs:      []netip.Addr{netip.MustParseAddr("172.20.0.11"), netip.MustParseAddr("fd00:172:20::b")},
 			ServiceCIDRs: []netip.Prefix{prefix("10.96.0.0/12"), prefix("fd00:10:96::/112")},
 			ClusterCIDRs: []netip.Prefix{prefix("10.244.0.0/16"), prefix("fd00:10:244::/56")},
