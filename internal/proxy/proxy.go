@@ -12,8 +12,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -26,6 +28,9 @@ import (
 type Config struct {
 	NodeName  string
 	Informers informers.SharedInformerFactory
+	// Nodes tells of this node's labels; nil means those of Informers. One that
+	// knows this node alone is enough.
+	Nodes coreinformers.NodeInformer
 	// NodeIPs are the node's own addresses, the primary family first.
 	NodeIPs []netip.Addr
 	// NodePortAddresses offer node ports; empty means NodeIPs.
@@ -58,6 +63,9 @@ type Proxy struct {
 func New(cfg Config) *Proxy {
 	if len(cfg.NodePortAddresses) == 0 {
 		cfg.NodePortAddresses = cfg.NodeIPs
+	}
+	if cfg.Nodes == nil {
+		cfg.Nodes = cfg.Informers.Core().V1().Nodes()
 	}
 	return &Proxy{cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), table: servicetable.New(servicetable.Config{NodeName: cfg.NodeName}), localIs: true}
 }
@@ -308,5 +316,35 @@ func (p *Proxy) follow() ([]cache.DoneChecker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []cache.DoneChecker{services.HasSyncedChecker(), slices.HasSyncedChecker()}, nil
+	nodes, err := p.cfg.Nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { p.node(o.(*corev1.Node)) },
+		UpdateFunc: func(_, o any) { p.node(o.(*corev1.Node)) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []cache.DoneChecker{services.HasSyncedChecker(), slices.HasSyncedChecker(), nodes.HasSyncedChecker()}, nil
+}
+
+// node takes in what zone this node is in. Every slice is read again then: its
+// hints may mean something else here. A Node that is deleted leaves its zone:
+// machines do not move.
+func (p *Proxy) node(n *corev1.Node) {
+	if n.Name != p.cfg.NodeName {
+		return
+	}
+	zone := n.Labels[corev1.LabelTopologyZone]
+	p.change(func(t *servicetable.Table) {
+		if t.Zone() == zone {
+			return
+		}
+		t.SetZone(zone)
+		all, err := p.cfg.Informers.Discovery().V1().EndpointSlices().Lister().List(labels.Everything())
+		if err != nil { // a lister of a cache has none
+			p.cfg.Log.Error("slices could not be read again", "err", err)
+		}
+		for _, s := range all {
+			t.SetSlice(s)
+		}
+	})
 }

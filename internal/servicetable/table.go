@@ -116,6 +116,9 @@ func (t *Table) SetSlice(es *discoveryv1.EndpointSlice) {
 	}
 }
 
+// Zone is the zone that the table was told last.
+func (t *Table) Zone() string { return t.cfg.Zone }
+
 // SetZone says what zone the node is in now. What slices mean here may change
 // with it, so each must be set again.
 func (t *Table) SetZone(zone string) { t.cfg.Zone = zone }
