@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -69,19 +70,31 @@ func TestKilledAtAnyMomentOfItsStart(t *testing.T) {
 			log, _ := os.ReadFile(dir.Log())
 			t.Fatalf("round %d, %s killed after %s: up again: %v\n%s\n%s", round, victim, after, err, out, log)
 		}
-		if round%3 == 2 {
-			// A `down` that is killed is finished by the next.
-			cut := command("down")
-			if err := cut.Start(); err != nil {
-				t.Fatal(err)
+		if round%2 == 0 {
+			continue
+		}
+		// A `down` that is killed is finished by the next, also when the cluster
+		// was brought up again in between.
+		cut := command("down")
+		if err := cut.Start(); err != nil {
+			t.Fatal(err)
+		}
+		after = time.Duration(random.IntN(120)) * time.Millisecond
+		<-time.After(after)
+		cut.Process.Signal(syscall.SIGKILL)
+		cut.Wait()
+		if round%4 == 3 {
+			if out, err := command("up").CombinedOutput(); err != nil {
+				log, _ := os.ReadFile(dir.Log())
+				t.Fatalf("round %d: up when a down was killed after %s: %v\n%s\n%s", round, after, err, out, log)
 			}
-			<-time.After(time.Duration(random.IntN(120)) * time.Millisecond)
-			cut.Process.Signal(syscall.SIGKILL)
-			cut.Wait()
-			down()
-			if _, err := os.Stat(string(dir)); !os.IsNotExist(err) {
-				t.Errorf("round %d: the state directory is still there: %v", round, err)
-			}
+		}
+		down()
+		if _, err := os.Stat(string(dir)); !os.IsNotExist(err) {
+			t.Errorf("round %d: the state directory is still there: %v", round, err)
+		}
+		if left, err := tracesOf(name); err != nil || len(left) > 0 {
+			t.Errorf("round %d: %v: left behind:\n%s", round, err, strings.Join(left, "\n"))
 		}
 	}
 }

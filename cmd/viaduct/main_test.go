@@ -117,7 +117,24 @@ func kill9(ts *testscript.TestScript, _ bool, roles []string) {
 // traces remembers what there is of the script's cluster on the host (before),
 // or wants it to be the same again (same).
 func traces(ts *testscript.TestScript, _ bool, args []string) {
-	name := ts.Getenv("VIADUCT_NAME")
+	found, err := tracesOf(ts.Getenv("VIADUCT_NAME"))
+	ts.Check(err)
+	links, err := net.Interfaces()
+	ts.Check(err)
+	for _, l := range links {
+		found = append(found, "link "+l.Name)
+	}
+	now := strings.Join(found, "\n")
+	if args[0] == "before" {
+		ts.Setenv("TRACES", now)
+	} else if was := ts.Getenv("TRACES"); now != was {
+		ts.Fatalf("left behind:\n%s\nbefore:\n%s", now, was)
+	}
+}
+
+// tracesOf finds what on the host bears a cluster's name: mounts, namespaces,
+// cgroups, files and processes.
+func tracesOf(name string) ([]string, error) {
 	var found []string
 	note := func(kind string, lines ...string) {
 		for _, l := range lines {
@@ -127,16 +144,13 @@ func traces(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	ts.Check(err)
+	if err != nil {
+		return nil, err
+	}
 	note("mount", strings.Split(string(mounts), "\n")...)
 	for _, pattern := range []string{"/run/netns/*", "/sys/fs/cgroup/*/viaduct/*", "/sys/fs/cgroup/viaduct/*", "/tmp/*", "/run/*"} {
 		files, _ := filepath.Glob(pattern)
 		note("file", files...)
-	}
-	links, err := net.Interfaces()
-	ts.Check(err)
-	for _, l := range links {
-		found = append(found, "link "+l.Name)
 	}
 	programs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range programs {
@@ -145,12 +159,7 @@ func traces(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	slices.Sort(found)
-	now := strings.Join(found, "\n")
-	if args[0] == "before" {
-		ts.Setenv("TRACES", now)
-	} else if was := ts.Getenv("TRACES"); now != was {
-		ts.Fatalf("left behind:\n%s\nbefore:\n%s", now, was)
-	}
+	return found, nil
 }
 
 // waitReady waits until the script's cluster is ready.
