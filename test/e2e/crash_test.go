@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -189,21 +190,34 @@ func trace(t *testing.T, name string) []string {
 }
 
 func TestDownLeavesNoTrace(t *testing.T) {
-	for name, crash := range map[string]bool{"after a clean life": false, "after a crash": true} {
+	for name, before := range map[string]func(*testing.T, *box){
+		"after a clean life": func(*testing.T, *box) {},
+		"after a crash": func(t *testing.T, b *box) {
+			for _, p := range processes(t, b) {
+				syscall.Kill(p.PID, syscall.SIGKILL)
+			}
+		},
+		"after a down that was killed": func(t *testing.T, b *box) {
+			cut := b.command(t.Context(), "down")
+			if err := cut.Start(); err != nil {
+				t.Fatal(err)
+			}
+			after := rand.N(150 * time.Millisecond)
+			<-time.After(after) // the moment is the point, not a wait for something
+			cut.Process.Kill()
+			t.Logf("killed after %v: %v", after, cut.Wait())
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			needRoot(t)
-			b := newBox(t.TempDir(), fmt.Sprintf("gone%d%v", os.Getpid(), crash))
+			b := newBox(t.TempDir(), fmt.Sprintf("gone%d%d", os.Getpid(), len(name)))
 			t.Cleanup(func() { b.run(context.Background(), "", "down") })
 			b.start(t)
 			webUp(t, b, "default", 2)
 			if len(trace(t, b.name)) == 0 {
 				t.Fatal("the search for traces finds nothing of a running box: it is broken")
 			}
-			if crash {
-				for _, p := range processes(t, b) {
-					syscall.Kill(p.PID, syscall.SIGKILL)
-				}
-			}
+			before(t, b)
 			b.viaduct(t, "down")
 			if left := trace(t, b.name); len(left) > 0 {
 				t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
