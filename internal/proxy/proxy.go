@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"viaduct.dev/viaduct/internal/proxy/conntrack"
+	"viaduct.dev/viaduct/internal/proxy/healthcheck"
 	"viaduct.dev/viaduct/internal/proxy/nftables"
 	"viaduct.dev/viaduct/internal/servicetable"
 )
@@ -54,7 +55,7 @@ type Proxy struct {
 	local   []netip.AddrPort
 	localIs bool // local has been programmed
 
-	health *healthPorts // belongs to Run's goroutine
+	health *healthcheck.Ports // belongs to Run's goroutine
 
 	revision atomic.Pointer[servicetable.Revision]
 }
@@ -91,8 +92,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	defer ct.Close()
-	p.health = newHealthPorts(p.cfg.NodePortAddresses, func() bool { return true }, p.cfg.Log)
-	defer p.health.close()
+	p.health = healthcheck.NewPorts(func() bool { return true }, p.cfg.Log)
+	p.health.SetAddresses(p.cfg.NodePortAddresses)
+	defer p.health.Close()
 	synced, err := p.follow()
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
@@ -111,7 +113,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.tell(&all)
 	close(p.ready)
 	for {
-		var again <-chan time.Time
+		var again, retry <-chan time.Time
+		if p.health.Missing() {
+			retry = time.After(retryAfter)
+		}
 		if err != nil {
 			p.cfg.Log.Error("part of a change was refused; it is tried again", "plane", "nftables", "err", err)
 			again = time.After(retryAfter)
@@ -123,6 +128,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 			}
 		case <-again:
 			err = p.reload(sink)
+		case <-retry:
+			p.health.Retry()
 		case <-ctx.Done():
 			return nil
 		}
@@ -222,7 +229,7 @@ func (p *Proxy) apply(sink *nftables.Sink, diff *servicetable.Diff) error {
 // tell tells the world, not the kernel, of a diff.
 func (p *Proxy) tell(d *servicetable.Diff) {
 	for _, c := range d.Health {
-		if err := p.health.set(c); err != nil {
+		if err := p.health.Set(c); err != nil {
 			p.warn(c.Service, "FailedToStartServiceHealthcheck", "node %s: %v", p.cfg.NodeName, err)
 		}
 	}
