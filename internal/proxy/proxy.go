@@ -79,9 +79,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	} else if err := prepare(p.cfg.ServiceCIDRs, p.cfg.NodeIPs); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	sink, prior, err := nftables.Open(nftables.Config{
+	sink, prior, err := nftables.Open(nftables.Config{RandomFully: true, Log: p.cfg.Log}, nftables.Node{
 		NodePortAddresses: p.cfg.NodePortAddresses, Masquerade: p.cfg.NodeIPs,
-		PodCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs, Log: p.cfg.Log,
+		LocalCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs,
 	})
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)

@@ -123,6 +123,18 @@ type View struct {
 	Size    uint32 // of the pool
 }
 
+// Hide is which callers of a frontend are hidden from its backends by this node's
+// address, because their answers must come back through this node.
+type Hide uint8
+
+// Who is hidden. A data plane hides, besides, a backend that is sent to itself.
+const (
+	HideNobody     Hide = iota
+	HideOffCluster      // all but Pods of the cluster: cluster IPs
+	HideEverybody       // external traffic policy Cluster
+	HideNode            // the node itself, whose address may be the frontend's: policy Local
+)
+
 // Target is what a frontend leads to. The zero value is a frontend that is not
 // there.
 type Target struct {
@@ -130,9 +142,8 @@ type Target struct {
 	Service string
 	// Internal is the view of this node and its Pods, External everybody else's.
 	Internal, External View
-	// Masquerade says that the backend shall see this node's address instead of
-	// an external caller's. Cluster IPs, which are told by their range, lack it.
-	Masquerade bool
+	// Hide is whose address the backend shall not see: it sees this node's.
+	Hide Hide
 	// Guarded says that only callers from the frontend's source ranges are let
 	// in; others are dropped.
 	Guarded bool

@@ -303,14 +303,18 @@ func (s *service) target(w wish) Target {
 	g := s.groups[w.key]
 	if !w.external {
 		v := g.view(s.spec.internalLocal)
-		return Target{Service: g.label, Internal: v, External: v}
+		return Target{Service: g.label, Internal: v, External: v, Hide: HideOffCluster}
+	}
+	hide := HideEverybody
+	if s.spec.externalLocal {
+		hide = HideNode
 	}
 	return Target{
-		Service:    g.label,
-		Internal:   g.view(false),
-		External:   g.view(s.spec.externalLocal),
-		Masquerade: !s.spec.externalLocal,
-		Guarded:    w.guarded,
+		Service:  g.label,
+		Internal: g.view(false),
+		External: g.view(s.spec.externalLocal),
+		Hide:     hide,
+		Guarded:  w.guarded,
 	}
 }
 

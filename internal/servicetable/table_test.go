@@ -163,7 +163,7 @@ func (h *held) text() string {
 		if t.Guarded {
 			guarded = " guarded"
 		}
-		lines = append(lines, fmt.Sprintf("%s %s in %s out %s masq %v%s", f, t.Service, view(t.Internal), view(t.External), t.Masquerade, guarded))
+		lines = append(lines, fmt.Sprintf("%s %s in %s out %s masq %v%s", f, t.Service, view(t.Internal), view(t.External), t.Hide == HideEverybody, guarded))
 	}
 	for a := range h.local {
 		lines = append(lines, "local "+a.String())

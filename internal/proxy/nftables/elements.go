@@ -48,7 +48,7 @@ func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
 	}
 	add := func(set, data string) {
 		if set != "" {
-			all = append(all, element{set, at{key: key}, data})
+			all = append(all, element{set: set, at: at{key: key}, data: data})
 		}
 	}
 	switch t.Internal.Verdict {
@@ -70,8 +70,13 @@ func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
 	if t.Guarded {
 		add(pick("guarded", ""), "")
 	}
-	if t.Masquerade {
-		add(pick("masq", "masq_np"), "")
+	switch t.Hide {
+	case servicetable.HideOffCluster:
+		add(pick("hide_off_cluster", ""), "")
+	case servicetable.HideEverybody:
+		add(pick("hide_all", "hide_all_np"), "")
+	case servicetable.HideNode:
+		add(pick("hide_node", "hide_node_np"), "")
 	}
 	class := max(t.Internal.Pool.AffinityClass(), t.External.Pool.AffinityClass())
 	if class > 0 {
@@ -100,10 +105,10 @@ func changesOf(d *servicetable.Diff, v6 bool) []change {
 		var c change
 		key := slotKey(s.Pool, s.Slot)
 		if s.Old.IsValid() {
-			c.del = &element{"eps", at{key: key}, backendData(s.Old)}
+			c.del = &element{set: "eps", at: at{key: key}, data: backendData(s.Old)}
 		}
 		if s.New.IsValid() {
-			c.add = &element{"eps", at{key: key}, backendData(s.New)}
+			c.add = &element{set: "eps", at: at{key: key}, data: backendData(s.New)}
 		}
 		all = append(all, c)
 	}

@@ -163,14 +163,35 @@ func dnat(family uint8, addr, port uint32) expr {
 	})
 }
 
-// snat rewrites the source to the address in a register, with a random port.
-func snat(family uint8, addr uint32) expr {
+// snat rewrites the source to the address in a register.
+func snat(family uint8, addr, flags uint32) expr {
 	return named("nat", func(a *attrs) {
 		a.u32(unix.NFTA_NAT_TYPE, unix.NFT_NAT_SNAT)
 		a.u32(unix.NFTA_NAT_FAMILY, uint32(family))
 		a.u32(unix.NFTA_NAT_REG_ADDR_MIN, addr)
-		a.u32(unix.NFTA_NAT_FLAGS, unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY)
+		if flags != 0 {
+			a.u32(unix.NFTA_NAT_FLAGS, flags)
+		}
 	})
+}
+
+// masquerade rewrites the source to an address of the interface that the packet
+// leaves by.
+func masquerade(flags uint32) expr {
+	return named("masq", func(a *attrs) {
+		if flags != 0 {
+			a.u32(unix.NFTA_MASQ_FLAGS, flags)
+		}
+	})
+}
+
+// sourceIsHere matches a source that is one of this host's addresses.
+func sourceIsHere() []expr {
+	return []expr{named("fib", func(a *attrs) {
+		a.u32(unix.NFTA_FIB_DREG, reg0)
+		a.u32(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE)
+		a.u32(unix.NFTA_FIB_FLAGS, unix.NFTA_FIB_F_SADDR)
+	}), eq(reg0, native(unix.RTN_LOCAL)...)}
 }
 
 func notrack() expr { return named("notrack", nil) }

@@ -31,6 +31,17 @@ func (c *conn) chainNames(proto uint8) ([]string, error) {
 	return all, err
 }
 
+// hasTable says whether our table is there in a family.
+func (c *conn) hasTable(proto uint8) (bool, error) {
+	found := false
+	err := c.dump(unix.NFT_MSG_GETTABLE, proto, nil, func(body []byte) {
+		eachAttr(body, func(kind uint16, v []byte) {
+			found = found || kind == unix.NFTA_TABLE_NAME && text(v) == TableName
+		})
+	})
+	return found, err
+}
+
 func text(v []byte) string {
 	for i, b := range v {
 		if b == 0 {
@@ -64,6 +75,10 @@ func (c *conn) elements(proto uint8, set string, each func(element)) error {
 								e.data = string(v)
 							}
 						})
+					case unix.NFTA_SET_ELEM_TIMEOUT:
+						e.timeout = binary.BigEndian.Uint64(v)
+					case unix.NFTA_SET_ELEM_EXPIRATION:
+						e.expiration = binary.BigEndian.Uint64(v)
 					case unix.NFTA_SET_ELEM_FLAGS:
 						e.end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 					}

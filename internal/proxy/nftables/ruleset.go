@@ -96,10 +96,14 @@ func (f family) sets() []set {
 		{name: "aff", key: append([]uint32{f.addrType}, front...), keyLen: f.size + frontLen, data: []uint32{f.addrType, typeService}, dataLen: f.size + 4, dynamic: true, size: 262144},
 		{name: "hairpin", key: []uint32{f.addrType, f.addrType}, keyLen: 2 * f.size},
 		{name: "node_ips", key: one, keyLen: f.size},
-		{name: "pod_cidrs", key: one, keyLen: f.size, interval: true},
+		{name: "local_cidrs", key: one, keyLen: f.size, interval: true},
+		{name: "inside", key: one, keyLen: f.size, interval: true},
 		{name: "svc_cidrs", key: one, keyLen: f.size, interval: true},
-		{name: "masq", key: front, keyLen: frontLen},
-		{name: "masq_np", key: port, keyLen: 8},
+		{name: "hide_off_cluster", key: front, keyLen: frontLen},
+		{name: "hide_all", key: front, keyLen: frontLen},
+		{name: "hide_all_np", key: port, keyLen: 8},
+		{name: "hide_node", key: front, keyLen: frontLen},
+		{name: "hide_node_np", key: port, keyLen: 8},
 		{name: "noep", key: front, keyLen: frontLen},
 		{name: "noep_np", key: port, keyLen: 8},
 		{name: "drop_any", key: front, keyLen: frontLen},
@@ -162,8 +166,20 @@ func (f family) daddrIn(set string) []expr {
 	return []expr{payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.daddr, f.size, reg0), lookup(set, reg0)}
 }
 
-func (f family) saddrNotIn(set string) []expr {
-	return []expr{payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.saddr, f.size, reg0), missing(set, reg0)}
+// stranger matches what does not come from a Pod: by its source, where pods holds
+// Pods' ranges, or by the interface that it came in by.
+func (f family) stranger(local LocalTraffic, pods string) []expr {
+	switch {
+	case local.Bridge != "":
+		return []expr{metaGet(unix.NFT_META_IIFNAME, reg0), neq(reg0, interfaceName(local.Bridge)...)}
+	case local.InterfacePrefix != "":
+		return []expr{metaGet(unix.NFT_META_IIFNAME, reg0), neq(reg0, []byte(local.InterfacePrefix)...)}
+	}
+	return []expr{payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.saddr, f.size, reg0), missing(pods, reg0)}
+}
+
+func interfaceName(name string) []byte {
+	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
 }
 
 func rule(parts ...any) []expr {
@@ -196,7 +212,7 @@ func translated() []expr {
 }
 
 // chains is the whole rule set. It does not depend on any Service.
-func (f family) chains() []chain {
+func (f family) chains(cfg Config) []chain {
 	size4 := f.size / 4
 	// find looks a frontend up and goes to draw one of its backends.
 	find := func(key []expr, set string) []expr {
@@ -217,7 +233,7 @@ func (f family) chains() []chain {
 			rule(stateIs(stateEstablishedRelated), accept()),
 			rule(f.dst(), lookup("drop_any", reg0), drop()),
 			rule(f.dst(), lookup("guarded", reg0), jump("guard_sources")),
-			rule(f.saddrNotIn("pod_cidrs"), jump("guard_external")),
+			rule(f.stranger(cfg.Local, "local_cidrs"), jump("guard_external")),
 		}},
 		{"guard_output", "filter", hookOutput, prioGuard, [][]expr{
 			rule(stateIs(stateEstablishedRelated), accept()),
@@ -225,7 +241,7 @@ func (f family) chains() []chain {
 			rule(f.dst(), lookup("guarded", reg0), jump("guard_sources")),
 		}},
 		{"prerouting", "nat", hookPrerouting, prioDNAT, [][]expr{
-			rule(f.saddrNotIn("pod_cidrs"), jump("external")),
+			rule(f.stranger(cfg.Local, "local_cidrs"), jump("external")),
 			find(f.dst(), "svc"),
 			rule(f.daddrIn("node_ips"), goTo("nodeports")),
 		}},
@@ -246,7 +262,19 @@ func (f family) chains() []chain {
 		{"postrouting", "nat", hookPostrouting, prioSNAT, [][]expr{rule(translated(), goTo("masquerade"))}},
 	}
 
-	masquerade := rule(metaGet(unix.NFT_META_L4PROTO, reg0), lookup("snat_to", reg0, reg0), snat(f.proto, reg0))
+	// What conntrack remembers: the frontend, or the port of a node's address.
+	dialed := func(set string) []expr { return rule(f.orig(reg0), lookup(set, reg0)) }
+	dialedPort := func(set string) []expr {
+		return rule(ct(f.ctDst, reg0, true), lookup("node_ips", reg0), metaGet(unix.NFT_META_L4PROTO, reg0), ct(ctProtoDst, reg0+1, true), lookup(set, reg0))
+	}
+	offCluster := rule(dialed("hide_off_cluster"), f.stranger(cfg.Local, "inside"), goTo("hide"))
+	if cfg.MasqueradeAll {
+		offCluster = rule(dialed("hide_off_cluster"), goTo("hide"))
+	}
+	var flags uint32
+	if cfg.RandomFully {
+		flags = unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY
+	}
 	plain := []chain{
 		{name: "guard_external", rules: [][]expr{
 			rule(f.dst(), lookup("drop_ext", reg0), drop()),
@@ -266,10 +294,16 @@ func (f family) chains() []chain {
 			refuse(f.daddrIn("node_ips"), f.port(), lookup("noep_np", reg0))...),
 			refuse(f.daddrIn("svc_cidrs"))...)},
 		{name: "masquerade", rules: [][]expr{
-			rule(payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.saddr, f.size, reg0), payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.daddr, f.size, reg0+size4), lookup("hairpin", reg0), masquerade),
-			rule(ct(f.ctDst, reg0, true), lookup("svc_cidrs", reg0), f.saddrNotIn("pod_cidrs"), masquerade),
-			rule(f.orig(reg0), lookup("masq", reg0), masquerade),
-			rule(ct(f.ctDst, reg0, true), lookup("node_ips", reg0), metaGet(unix.NFT_META_L4PROTO, reg0), ct(ctProtoDst, reg0+1, true), lookup("masq_np", reg0), masquerade),
+			rule(payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.saddr, f.size, reg0), payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.daddr, f.size, reg0+size4), lookup("hairpin", reg0), goTo("hide")),
+			offCluster,
+			rule(dialed("hide_all"), goTo("hide")),
+			rule(dialedPort("hide_all_np"), goTo("hide")),
+			rule(dialed("hide_node"), sourceIsHere(), goTo("hide")),
+			rule(dialedPort("hide_node_np"), sourceIsHere(), goTo("hide")),
+		}},
+		{name: "hide", rules: [][]expr{
+			rule(metaGet(unix.NFT_META_L4PROTO, reg0), lookup("snat_to", reg0, reg0), snat(f.proto, reg0, flags)),
+			rule(masquerade(flags)),
 		}},
 	}
 	remember := chain{name: "remember"}
@@ -280,9 +314,8 @@ func (f family) chains() []chain {
 		value := []expr{payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.daddr, f.size, reg0+2*size4+2), payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, reg0+3*size4+2)}
 		keep := update("aff", reg0, reg0+2*size4+2, uint64(seconds)*1000)
 		remember.rules = append(remember.rules,
-			rule(f.orig(reg0), lookup(affinitySet(class), reg0), key, value, keep),
-			rule(ct(f.ctDst, reg0, true), lookup("node_ips", reg0), metaGet(unix.NFT_META_L4PROTO, reg0), ct(ctProtoDst, reg0+1, true),
-				lookup(affinityPortSet(class), reg0), key, value, keep))
+			rule(dialed(affinitySet(class)), key, value, keep),
+			rule(dialedPort(affinityPortSet(class)), key, value, keep))
 	}
 	plain = append(plain, remember)
 	for i, n := range classes {

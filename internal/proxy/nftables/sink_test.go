@@ -13,21 +13,22 @@ import (
 	"viaduct.dev/viaduct/internal/servicetable"
 )
 
-func config() Config {
-	return Config{
+func node() Node {
+	return Node{
 		NodePortAddresses: []netip.Addr{netip.MustParseAddr("172.20.0.11"), netip.MustParseAddr("fd00:172:20::11")},
 		Masquerade:        []netip.Addr{netip.MustParseAddr("172.20.0.11"), netip.MustParseAddr("fd00:172:20::11")},
-		PodCIDRs:          []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")},
+		LocalCIDRs:        []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")},
 		ServiceCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
-		Log:               slog.New(slog.DiscardHandler),
 	}
 }
+
+func config() Config { return Config{RandomFully: true, Log: slog.New(slog.DiscardHandler)} }
 
 func open(t *testing.T, ns *lab.Namespace) (*Sink, servicetable.Prior) {
 	t.Helper()
 	var s *Sink
 	var seed servicetable.Prior
-	if err := ns.Do(func() (err error) { s, seed, err = Open(config()); return err }); err != nil {
+	if err := ns.Do(func() (err error) { s, seed, err = Open(config(), node()); return err }); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)

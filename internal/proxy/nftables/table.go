@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +22,11 @@ const (
 	setElemKeyEnd = 10   // NFTA_SET_ELEM_KEY_END
 )
 
+// newTable is what the message that makes a table is called in errors.
+const newTable = "table " + TableName
+
 func (t *batch) newTable(flags uint32) {
-	t.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "table "+TableName, func(a *attrs) {
+	t.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, newTable, func(a *attrs) {
 		a.str(unix.NFTA_TABLE_NAME, TableName)
 		a.u32(unix.NFTA_TABLE_FLAGS, flags)
 	})
@@ -118,6 +120,9 @@ type element struct {
 	set string
 	at
 	data string // bytes; of a map
+	// Of a map whose elements end by themselves, in milliseconds: the whole time
+	// and what is left of it.
+	timeout, expiration uint64
 }
 
 // at is an element's place in its set, as bytes.
@@ -159,6 +164,10 @@ func (t *batch) elements(kind uint16, all []element) {
 						if e.data != "" && kind == unix.NFT_MSG_NEWSETELEM {
 							a.nested(unix.NFTA_SET_ELEM_DATA, data([]byte(e.data)))
 						}
+						if e.timeout != 0 && kind == unix.NFT_MSG_NEWSETELEM {
+							a.u64(unix.NFTA_SET_ELEM_TIMEOUT, e.timeout)
+							a.u64(unix.NFTA_SET_ELEM_EXPIRATION, e.expiration)
+						}
 					})
 				}
 			})
@@ -188,34 +197,21 @@ func (t *batch) verdicts(f family) {
 	}
 }
 
-// build makes the table with all its chains and rules, before any data.
-func (c *conn) build(f family) error {
-	flags := uint32(tableOwner | tablePersist)
-	for {
-		t := &batch{family: f.proto}
-		t.newTable(flags)
-		for i, s := range f.sets() {
-			t.newSet(s, uint32(i+1))
+// wholeTable makes the table with all its chains and rules, before any data.
+func (t *batch) wholeTable(f family, cfg Config, flags uint32) {
+	t.newTable(flags)
+	for i, s := range f.sets() {
+		t.newSet(s, uint32(i+1))
+	}
+	chains := append(f.chains(cfg), chain{name: f.marker(cfg)})
+	for _, ch := range chains {
+		t.newChain(ch)
+	}
+	t.verdicts(f)
+	for _, ch := range chains {
+		for _, r := range ch.rules {
+			t.newRule(ch.name, r)
 		}
-		chains := f.chains()
-		for _, ch := range chains {
-			t.newChain(ch)
-		}
-		t.verdicts(f)
-		for _, ch := range chains {
-			for _, r := range ch.rules {
-				t.newRule(ch.name, r)
-			}
-		}
-		err := c.commit(t)
-		if flags != 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
-			flags = 0 // before Linux 6.9
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("make table %s: %w", TableName, err)
-		}
-		return nil
 	}
 }
 

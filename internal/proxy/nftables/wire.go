@@ -79,6 +79,7 @@ func (t *batch) empty() bool { return len(t.names) == 0 }
 // conn is a netlink socket. The tables that it makes are owned by it.
 type conn struct {
 	fd  int
+	ear int    // a socket of the same namespace, for what the kernel tells by itself; -1 when a monitor has it
 	seq uint32 // of the last message: what came late is told by its number
 }
 
@@ -87,9 +88,14 @@ func dial() (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	c := &conn{fd: fd}
+	ear, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	c := &conn{fd: fd, ear: ear}
 	// A batch is sent whole: the larger of what is allowed.
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 32<<20) != nil {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 512<<20) != nil {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
 	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20) != nil {
@@ -97,14 +103,34 @@ func dial() (*conn, error) {
 	}
 	tv := unix.NsecToTimeval(int64(10 * time.Second))
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("bind netlink: %w", err)
+	for _, s := range []int{fd, ear} {
+		if err := unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			c.close()
+			return nil, fmt.Errorf("bind netlink: %w", err)
+		}
 	}
 	return c, nil
 }
 
-func (c *conn) close() { unix.Close(c.fd) }
+func (c *conn) close() {
+	unix.Close(c.fd)
+	if c.ear >= 0 {
+		unix.Close(c.ear)
+	}
+}
+
+// port is the address by which the kernel tells what this socket has asked for.
+func (c *conn) port() (uint32, error) {
+	sa, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return 0, err
+	}
+	nl, ok := sa.(*unix.SockaddrNetlink)
+	if !ok {
+		return 0, unix.EAFNOSUPPORT
+	}
+	return nl.Pid, nil
+}
 
 // ElementError says which message of a batch the kernel refused.
 type ElementError struct {
@@ -183,12 +209,22 @@ func number(all []byte, base, last uint32) {
 }
 
 func eachMessage(b []byte, fn func(kind uint16, seq uint32, body []byte)) error {
+	return eachHeader(b, func(h header, body []byte) { fn(h.kind, h.seq, body) })
+}
+
+// header is what counts of a message's.
+type header struct {
+	kind      uint16
+	seq, port uint32
+}
+
+func eachHeader(b []byte, fn func(h header, body []byte)) error {
 	for len(b) >= 16 {
 		n := int(binary.NativeEndian.Uint32(b))
 		if n < 16 || n > len(b) {
 			return errors.New("receive from nf_tables: message is cut off")
 		}
-		fn(binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:]), b[16:n])
+		fn(header{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:]), binary.NativeEndian.Uint32(b[12:])}, b[16:n])
 		b = b[min((n+3)&^3, len(b)):]
 	}
 	return nil
