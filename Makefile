@@ -16,7 +16,7 @@ LDFLAGS := -s -w \
 	-X $(BASE).gitMajor=1 -X $(BASE).gitMinor=37 \
 	-X $(BASE).gitCommit=$(COMMIT) -X $(BASE).gitTreeState=clean
 
-.PHONY: build embedded demo test test-short lint bench bench-up generate image clean
+.PHONY: build embedded demo test test-short lint bench bench-up bench-proxy generate image clean
 
 build: embedded
 	go build -ldflags "$(LDFLAGS)" -o bin/viaduct ./cmd/viaduct
@@ -41,6 +41,12 @@ bench: bench-up
 
 bench-up: build
 	go run ./bench/up -viaduct bin/viaduct
+
+# Beside kube-proxy: half an hour, and BENCH_FLAGS make it less (see
+# bench/proxy -help). The peers are built first, from the Go module proxy.
+bench-proxy: build
+	nice bench/peers/build.sh
+	go run ./bench/proxy -viaduct bin/viaduct $(BENCH_FLAGS)
 
 generate:
 	go generate ./...
