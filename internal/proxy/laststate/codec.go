@@ -57,21 +57,16 @@ func cutFrontend(b []byte) (f servicetable.Frontend, rest []byte, err error) {
 	return f, b[3:], nil
 }
 
-const (
-	flagMasquerade = 1 << iota
-	flagGuarded
-)
+// targetSize is that of a target without the Service's name.
+const targetSize = 20
 
 func targetValue(t servicetable.Target) []byte {
-	b := make([]byte, 0, 19+len(t.Service))
-	var flags byte
-	if t.Masquerade {
-		flags |= flagMasquerade
-	}
+	b := make([]byte, 0, targetSize+len(t.Service)+sealSize)
+	var guarded byte
 	if t.Guarded {
-		flags |= flagGuarded
+		guarded = 1
 	}
-	b = append(b, flags)
+	b = append(b, guarded, byte(t.Hide))
 	for _, v := range []servicetable.View{t.Internal, t.External} {
 		b = append(b, byte(v.Verdict))
 		b = binary.BigEndian.AppendUint32(b, uint32(v.Pool))
@@ -81,11 +76,11 @@ func targetValue(t servicetable.Target) []byte {
 }
 
 func parseTarget(b []byte) (t servicetable.Target, err error) {
-	if len(b) < 19 {
+	if len(b) < targetSize {
 		return t, errRecord
 	}
-	t.Masquerade, t.Guarded = b[0]&flagMasquerade != 0, b[0]&flagGuarded != 0
-	b = b[1:]
+	t.Guarded, t.Hide = b[0] != 0, servicetable.Hide(b[1])
+	b = b[2:]
 	for _, v := range []*servicetable.View{&t.Internal, &t.External} {
 		v.Verdict = servicetable.Verdict(b[0])
 		v.Pool = servicetable.PoolID(binary.BigEndian.Uint32(b[1:]))
