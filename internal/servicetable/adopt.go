@@ -106,6 +106,7 @@ func (t *Table) Snapshot() Diff {
 			delete(t.frontends, f)
 			continue
 		}
+		e.group = e.claims.service.groups[e.claims.wish.key]
 		d.Frontends = append(d.Frontends, FrontendChange{Frontend: f, New: e.told})
 		e.sources = nil
 		d.tellSources(f, e)

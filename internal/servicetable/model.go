@@ -155,7 +155,7 @@ type Diff struct {
 	Slots     []SlotChange
 	// Local are the addresses of backends on this node that came and went.
 	Local []LocalChange
-	// Gone are the backends that left a pool.
+	// Gone are the backends that frontends lost.
 	Gone []Gone
 	// Sources are the source ranges of guarded frontends that came and went.
 	Sources []SourceChange
@@ -191,11 +191,16 @@ type LocalChange struct {
 	Added bool
 }
 
-// Gone is a backend that left a pool.
+// Gone is a backend that a frontend leads to no more, from wherever it is dialed.
 type Gone struct {
-	Pool     PoolID
-	Protocol Protocol
+	Frontend Frontend
 	Backend  netip.AddrPort
+	// Serving says that it is still an endpoint that answers: one that ends while
+	// others are ready, or that hints give to others. Such a one keeps its flows
+	// and gets no new ones.
+	Serving bool
+	// Affinity says that clients may have been bound to it.
+	Affinity bool
 }
 
 // SourceChange is a range of callers that a guarded frontend lets in, or no more.

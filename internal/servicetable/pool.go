@@ -117,6 +117,7 @@ const (
 type member struct {
 	count [counts]uint16
 	slot  [scopes]uint32
+	since uint32 // how many times the table had been flushed when it came
 }
 
 func (m member) has(what int) bool { return m.count[what] > 0 }
@@ -161,8 +162,11 @@ func (g *group) wanted(m member, s scope) bool {
 
 // count adds an endpoint of a slice, or takes it away.
 func (t *Table) count(g *group, ap netip.AddrPort, is traits, delta int) {
-	before := g.members[ap]
+	before, known := g.members[ap]
 	m := before
+	if !known {
+		m.since = t.flushes
+	}
 	m.add(is, delta)
 	g.tally.add(before, -1)
 	g.tally.add(m, +1)
@@ -194,6 +198,10 @@ func (t *Table) settle(g *group) {
 	for _, ap := range t.touched {
 		if m, ok := g.members[ap]; ok && m.gone() {
 			delete(g.members, ap)
+			if m.since != t.flushes {
+				t.left[g] = append(t.left[g], ap)
+			}
+			t.dirtyGroup(g)
 		}
 	}
 	t.touched = t.touched[:0]

@@ -251,7 +251,12 @@ func (t *Table) removeGroup(g *group) {
 		if m.isHere() {
 			t.countLocal(ap.Addr(), false)
 		}
+		if m.since != t.flushes {
+			t.left[g] = append(t.left[g], ap)
+		}
 	}
+	clear(g.members)
+	t.dirtyGroup(g)
 }
 
 // countSlice counts the endpoints of a slice that belong to a group.

@@ -3,6 +3,8 @@ package servicetable
 import (
 	"net/netip"
 	"slices"
+	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -26,6 +28,35 @@ func (t traits) has(all traits) bool { return t&all == all }
 type endpoint struct {
 	addr   netip.Addr
 	traits traits
+	zones  zones // of its hints
+}
+
+// zones are names of zones, each with a 0 before and after it; the zero value is
+// none. There are few different ones in a cluster.
+type zones struct{ h unique.Handle[string] }
+
+func zonesOf(hints []discoveryv1.ForZone) zones {
+	if len(hints) == 0 {
+		return zones{}
+	}
+	var b strings.Builder
+	b.WriteByte(0)
+	for _, z := range hints {
+		b.WriteString(z.Name)
+		b.WriteByte(0)
+	}
+	return zones{unique.Make(b.String())}
+}
+
+// traits of an endpoint with these hints on a node in that zone.
+func (z zones) traits(zone string) traits {
+	switch {
+	case z == zones{}:
+		return 0
+	case zone != "" && strings.Contains(z.h.Value(), "\x00"+zone+"\x00"):
+		return zoneHinted | zoneFits
+	}
+	return zoneHinted
 }
 
 type slicePort struct {
@@ -81,7 +112,12 @@ func parseSlice(s *discoveryv1.EndpointSlice, cfg Config) *slice {
 		}
 		addr, ok := parseAddr(e.Addresses[0])
 		if ok && addr.Is4() == out.v4 {
-			out.endpoints = append(out.endpoints, endpoint{addr, is})
+			end := endpoint{addr: addr, traits: is}
+			if e.Hints != nil && is.has(isReady) {
+				end.zones = zonesOf(e.Hints.ForZones)
+				end.traits |= end.zones.traits(cfg.Zone)
+			}
+			out.endpoints = append(out.endpoints, end)
 		}
 	}
 	return out
@@ -114,13 +150,25 @@ func traitsOf(e *discoveryv1.Endpoint, cfg Config) (traits, bool) {
 			is |= nodeFits
 		}
 	}
-	for _, z := range e.Hints.ForZones {
-		is |= zoneHinted
-		if z.Name == cfg.Zone && cfg.Zone != "" {
-			is |= zoneFits
-		}
-	}
 	return is, true
+}
+
+// in is the slice as a node in another zone reads it; nil where that is the same.
+func (sl *slice) in(zone string) *slice {
+	var out *slice
+	for i, e := range sl.endpoints {
+		is := e.traits&^(zoneHinted|zoneFits) | e.zones.traits(zone)
+		if is == e.traits {
+			continue
+		}
+		if out == nil {
+			c := *sl
+			c.endpoints = slices.Clone(sl.endpoints)
+			out = &c
+		}
+		out.endpoints[i].traits = is
+	}
+	return out
 }
 
 // parseAddr refuses addresses that no packet may be sent to on behalf of a

@@ -2,6 +2,8 @@ package servicetable
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -28,15 +30,16 @@ type Table struct {
 	free      []uint32
 	local     map[netip.Addr]int
 	revision  Revision
+	flushes   uint32
 
 	// What happened since the last Flush.
 	touched     []netip.AddrPort
 	dirtyFronts map[Frontend]struct{}
-	dirtySlots  map[slotKey]slotOld
+	dirtySlots  map[slotKey]netip.AddrPort
 	dirtyLocals map[netip.Addr]bool // was there before
 	dirtyHealth map[*service]struct{}
 	diff        Diff
-	goneSeen    map[Gone]struct{}
+	left        map[*group][]netip.AddrPort // members that groups lost
 }
 
 // entry is a frontend: who wants it, best claim first, and what it led to at
@@ -44,6 +47,7 @@ type Table struct {
 type entry struct {
 	claims  *claim
 	told    Target
+	group   *group         // that told is about
 	sources []netip.Prefix // as told last
 }
 
@@ -59,11 +63,6 @@ type slotKey struct {
 	slot uint32
 }
 
-type slotOld struct {
-	backend  netip.AddrPort
-	protocol Protocol
-}
-
 // New returns an empty table.
 func New(cfg Config) *Table {
 	return &Table{
@@ -74,10 +73,10 @@ func New(cfg Config) *Table {
 		pools:       make([]*pool, 1), // number 0 is no pool
 		local:       map[netip.Addr]int{},
 		dirtyFronts: map[Frontend]struct{}{},
-		dirtySlots:  map[slotKey]slotOld{},
+		dirtySlots:  map[slotKey]netip.AddrPort{},
 		dirtyLocals: map[netip.Addr]bool{},
 		dirtyHealth: map[*service]struct{}{},
-		goneSeen:    map[Gone]struct{}{},
+		left:        map[*group][]netip.AddrPort{},
 	}
 }
 
@@ -119,9 +118,33 @@ func (t *Table) SetSlice(es *discoveryv1.EndpointSlice) {
 // Zone is the zone that the table was told last.
 func (t *Table) Zone() string { return t.cfg.Zone }
 
-// SetZone says what zone the node is in now. What slices mean here may change
-// with it, so each must be set again.
-func (t *Table) SetZone(zone string) { t.cfg.Zone = zone }
+// SetZone says what zone the node is in now.
+func (t *Table) SetZone(zone string) {
+	if zone == t.cfg.Zone {
+		return
+	}
+	t.cfg.Zone = zone
+	for name, owner := range t.sliceOf {
+		if next := t.services[owner].slices[name.Name].in(zone); next != nil {
+			t.setSlice(name, owner, next)
+		}
+	}
+}
+
+// Services are the names of all Services that were set and not deleted.
+func (t *Table) Services() iter.Seq[types.NamespacedName] {
+	return func(yield func(types.NamespacedName) bool) {
+		for name, s := range t.services {
+			if s.declared && !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+// Slices are the names of the EndpointSlices that were set, mean something to a
+// proxy, and were not deleted.
+func (t *Table) Slices() iter.Seq[types.NamespacedName] { return maps.Keys(t.sliceOf) }
 
 // DeleteSlice takes an EndpointSlice away. resourceVersion is that of the deletion.
 func (t *Table) DeleteSlice(name types.NamespacedName, resourceVersion string) {
@@ -210,7 +233,7 @@ func (t *Table) countLocal(a netip.Addr, added bool) {
 func (t *Table) dirtySlot(p *pool, slot uint32, old netip.AddrPort) {
 	key := slotKey{p.id, slot}
 	if _, ok := t.dirtySlots[key]; !ok {
-		t.dirtySlots[key] = slotOld{old, p.group.key.protocol}
+		t.dirtySlots[key] = old
 	}
 }
 
@@ -241,21 +264,20 @@ func (t *Table) backend(key slotKey) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// holds says whether a pool has that backend now.
-func (t *Table) holds(id PoolID, ap netip.AddrPort) bool {
-	p := t.pools[id.number()]
-	return p != nil && p.id == id && p.group.members[ap].slot[p.scope] != 0
-}
-
 // Flush tells what changed since the last time, in a fixed order.
 func (t *Table) Flush() Diff {
 	d := &t.diff
 	d.Frontends, d.Slots, d.Local, d.Gone = d.Frontends[:0], d.Slots[:0], d.Local[:0], d.Gone[:0]
 	d.Sources, d.Health, d.Conflicts = d.Sources[:0], d.Health[:0], d.Conflicts[:0]
 	d.Revision = t.revision
+	was := t.overlay()
 	for f := range t.dirtyFronts {
 		e := t.frontends[f]
 		next := e.target()
+		d.Gone = t.lost(d.Gone, f, e, next, was)
+		if e.group = nil; e.claims != nil {
+			e.group = e.claims.service.groups[e.claims.wish.key]
+		}
 		if next != e.told {
 			d.Frontends = append(d.Frontends, FrontendChange{f, e.told, next})
 			e.told = next
@@ -267,14 +289,8 @@ func (t *Table) Flush() Diff {
 		}
 	}
 	for key, old := range t.dirtySlots {
-		next := t.backend(key)
-		if next != old.backend {
-			d.Slots = append(d.Slots, SlotChange{key.pool, key.slot, old.backend, next})
-		}
-		gone := Gone{key.pool, old.protocol, old.backend}
-		if _, seen := t.goneSeen[gone]; !seen && old.backend.IsValid() && !t.holds(key.pool, old.backend) {
-			t.goneSeen[gone] = struct{}{}
-			d.Gone = append(d.Gone, gone)
+		if next := t.backend(key); next != old {
+			d.Slots = append(d.Slots, SlotChange{key.pool, key.slot, old, next})
 		}
 	}
 	for a, was := range t.dirtyLocals {
@@ -331,11 +347,12 @@ func (d *Diff) tellConflicts(f Frontend, e *entry) {
 }
 
 func (t *Table) clean() {
+	t.flushes++
 	clear(t.dirtyFronts)
 	clear(t.dirtySlots)
 	clear(t.dirtyLocals)
 	clear(t.dirtyHealth)
-	clear(t.goneSeen)
+	clear(t.left)
 }
 
 func (d *Diff) sort() {
@@ -345,7 +362,7 @@ func (d *Diff) sort() {
 	})
 	slices.SortFunc(d.Local, func(a, b LocalChange) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(d.Gone, func(a, b Gone) int {
-		return cmp.Or(cmp.Compare(a.Pool, b.Pool), a.Backend.Compare(b.Backend))
+		return cmp.Or(a.Frontend.Compare(b.Frontend), a.Backend.Compare(b.Backend))
 	})
 	slices.SortFunc(d.Sources, func(a, b SourceChange) int {
 		return cmp.Or(a.Frontend.Compare(b.Frontend), a.Range.Compare(b.Range))

@@ -250,7 +250,7 @@ func TestHintsCountWhenEveryReadyEndpointHasOneAndOneFits(t *testing.T) {
 	}
 }
 
-func TestAZoneIsHeededOnceSlicesAreSetAgain(t *testing.T) {
+func TestANewZoneIsHeededAtOnce(t *testing.T) {
 	table := New(Config{NodeName: "node-1"})
 	table.SetService(service4("a"))
 	slice := slice4("a-1", "a", "10.0.0.1 ready zone=a", "10.0.0.2 ready zone=b")
@@ -261,7 +261,6 @@ func TestAZoneIsHeededOnceSlicesAreSetAgain(t *testing.T) {
 		t.Errorf("without a zone\n%s", h.text())
 	}
 	table.SetZone("b")
-	table.SetSlice(slice)
 	h.apply(t, table.Flush())
 	if !strings.Contains(h.text(), "in serve0[10.0.0.2:8080]") {
 		t.Errorf("in zone b\n%s", h.text())
