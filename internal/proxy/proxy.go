@@ -251,33 +251,28 @@ func (p *Proxy) warn(service types.NamespacedName, reason, format string, args .
 
 // free frees the flows and clients that are bound to what is gone.
 func (p *Proxy) free(d *servicetable.Diff, sink *nftables.Sink, ct *conntrack.Conn) {
+	var flows []conntrack.Flow
 	var bound []netip.AddrPort
 	for _, g := range d.Gone {
-		if g.Protocol == servicetable.UDP {
-			if err := ct.DeleteBackend(g.Backend); err != nil {
-				p.cfg.Log.Warn("UDP flows were not freed", "endpoint", g.Backend, "err", err)
-			}
+		if g.Frontend.Protocol == servicetable.UDP && !g.Serving {
+			flows = append(flows, conntrack.Flow{Frontend: netip.AddrPortFrom(g.Frontend.Addr, g.Frontend.Port), Backend: g.Backend})
 		}
-		if g.Pool.AffinityClass() > 0 {
+		if g.Affinity {
 			bound = append(bound, g.Backend)
 		}
 	}
 	for _, c := range d.Frontends {
 		// Flows that began while nobody served them lead nowhere.
-		if c.Frontend.Protocol != servicetable.UDP || c.Old.Internal.Verdict == servicetable.Serve || c.New.Internal.Verdict != servicetable.Serve {
-			continue
+		begins := func(old, now servicetable.View) bool {
+			return old.Verdict != servicetable.Serve && now.Verdict == servicetable.Serve
 		}
-		dialed := []netip.Addr{c.Frontend.Addr}
-		if c.Frontend.IsNodePort() {
-			dialed = p.cfg.NodePortAddresses
+		if c.Frontend.Protocol == servicetable.UDP && (begins(c.Old.Internal, c.New.Internal) || begins(c.Old.External, c.New.External)) {
+			flows = append(flows, conntrack.Flow{Frontend: netip.AddrPortFrom(c.Frontend.Addr, c.Frontend.Port)})
 		}
-		for _, a := range dialed {
-			if a.Is4() != c.Frontend.Addr.Is4() {
-				continue
-			}
-			if err := ct.DeleteFrontend(netip.AddrPortFrom(a, c.Frontend.Port)); err != nil {
-				p.cfg.Log.Warn("UDP flows were not freed", "frontend", c.Frontend, "err", err)
-			}
+	}
+	if len(flows) > 0 {
+		if err := ct.Free(flows); err != nil {
+			p.cfg.Log.Warn("UDP flows were not freed", "flows", len(flows), "err", err)
 		}
 	}
 	if len(bound) > 0 {
