@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,10 +11,10 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"viaduct.dev/viaduct/internal/proxy/httpserve"
 	"viaduct.dev/viaduct/internal/servicetable"
 )
 
@@ -155,22 +153,13 @@ func (p *Ports) listen(o *port) error {
 }
 
 func (p *Ports) serve(o *port, l net.Listener) *http.Server {
-	s := newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { o.answer(w, p.healthy()) }))
+	s := httpserve.New(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { o.answer(w, p.healthy()) }))
 	p.serving.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			p.log.Error("a health-check node port is served no more", "service", o.service, "port", o.number, "err", err)
 		}
 	})
 	return s
-}
-
-// newHTTPServer is one that whoever hangs cannot hold up.
-func newHTTPServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler: h, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 16 << 10,
-		ErrorLog:       log.New(io.Discard, "", 0), // a balancer that leaves is no news
-	}
 }
 
 func (o *port) answer(w http.ResponseWriter, healthy bool) {

@@ -3,23 +3,19 @@ package healthcheck
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"viaduct.dev/viaduct/internal/proxy/httpserve"
 )
 
 // StaleAfter is how old a change may become before a proxy that has not
 // programmed it counts as unhealthy: kube-proxy's, by its default syncPeriod.
 const StaleAfter = time.Minute
-
-// bindRetry is how long an address that is taken is left alone.
-const bindRetry = 5 * time.Second
 
 // toBeDeleted is the taint by which the cluster autoscaler announces that a node
 // is about to go.
@@ -112,34 +108,9 @@ func (s *Server) SetNode(n *corev1.Node) {
 // Healthy says whether what is programmed is not stale.
 func (s *Server) Healthy() bool { return s.health().Healthy }
 
-// Run listens and answers until ctx ends. An address that is taken is tried
-// again.
+// Run answers until ctx ends. An address that is taken is tried again.
 func (s *Server) Run(ctx context.Context) error {
-	for told := false; ; told = true {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Address)
-		if err == nil {
-			return s.Serve(ctx, l)
-		}
-		if !told && ctx.Err() == nil {
-			s.cfg.Log.Error("the proxy's health cannot be asked for; it is tried again", "address", s.cfg.Address, "err", err)
-		}
-		select {
-		case <-time.After(bindRetry):
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// Serve answers on l until ctx ends.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	server := newHTTPServer(s)
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the proxy's health: %w", err)
-	}
-	return nil
+	return httpserve.Run(ctx, s.cfg.Address, s, s.cfg.Log)
 }
 
 // ServeHTTP answers both paths.
