@@ -289,14 +289,14 @@ func TestThePagesBesideTheMetrics(t *testing.T) {
 		Config: &kubeproxy.KubeProxyConfiguration{TypeMeta: metav1.TypeMeta{APIVersion: "kubeproxy.config.k8s.io/v1alpha1", Kind: "KubeProxyConfiguration"}, Mode: "nftables", ClusterCIDR: "10.244.0.0/16"},
 	})
 	for path, want := range map[string]string{
-		"/healthz":             "ok",
-		"/proxyMode":           "nftables",
-		"/configz":             `{"kubeproxy.config.k8s.io":{`,
-		"/metrics":             "go_goroutines",
-		"/metrics/slis":        "",
-		"/flagz":               "kube-proxy flagz",
-		"/statusz":             "kube-proxy statusz",
-		"/debug/pprof/cmdline": "",
+		"/healthz":               "ok",
+		"/proxyMode":             "nftables",
+		"/configz":               `{"kubeproxy.config.k8s.io":{`,
+		"/metrics":               "go_goroutines",
+		"/metrics/slis":          "",
+		"/flagz":                 "kube-proxy flagz",
+		"/statusz":               "kube-proxy statusz",
+		"/debug/pprof/goroutine": "",
 	} {
 		if code, text := get(t, h, path); code != http.StatusOK || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %.300q", path, code, text)
@@ -305,11 +305,11 @@ func TestThePagesBesideTheMetrics(t *testing.T) {
 	if _, text := get(t, h, "/configz"); !strings.Contains(text, `"clusterCIDR":"10.244.0.0/16"`) {
 		t.Errorf("%.300q", text)
 	}
-	if _, text := get(t, h, "/flagz"); !strings.Contains(text, "cluster-cidr=10.244.0.0/16") {
+	if _, text := get(t, h, "/flagz"); !strings.Contains(text, "cluster-cidr: 10.244.0.0/16") {
 		t.Errorf("%.300q", text)
 	}
 	plain := handler(t, metrics.HandlerConfig{Metrics: metrics.New(), Mode: "nftables"})
-	for _, path := range []string{"/debug/pprof/cmdline", "/flagz", "/nothing"} {
+	for _, path := range []string{"/debug/pprof/goroutine", "/flagz", "/nothing"} {
 		if code, _ := get(t, plain, path); code != http.StatusNotFound {
 			t.Errorf("%s: %d", path, code)
 		}
