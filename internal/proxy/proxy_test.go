@@ -258,7 +258,7 @@ func TestEveryKindOfServiceAnswersEverywhere(t *testing.T) {
 	n.service(t, "100", nil)
 	n.endpoints(t, "200", []string{"10.244.9.2"}, []string{"fd00:10:244:9::2"})
 	out, err := command(n.node, "nft", "list", "ruleset")
-	if err != nil || !strings.Contains(out, "10.96.0.1 . tcp . 80 : ") || strings.Contains(out, "iface_type") {
+	if err != nil || !strings.Contains(out, `10.96.0.1 . tcp . 80 comment "default/web:tcp" : `) || strings.Contains(out, "iface_type") {
 		t.Errorf("nft list ruleset: %v\n%s", err, out)
 	}
 	for place, ns := range map[string]*lab.Namespace{"pod": n.pods[0], "node": n.node, "outside": n.outside} {

@@ -26,6 +26,7 @@ func (f family) marker(cfg Config) string {
 	for _, s := range f.sets() {
 		fmt.Fprint(h, s)
 	}
+	fmt.Fprint(h, f.constant(cfg))
 	return fmt.Sprintf("rules_%08x", h.Sum32())
 }
 
@@ -44,11 +45,12 @@ func (s *Sink) find(f *programmed, prior *servicetable.Prior) error {
 		return nil
 	}
 	// A table becomes ours by naming it, unless its owner lives.
-	if err := s.adopt(f); err != nil {
+	flags, err := s.adopt(f, s.flags)
+	if err != nil {
 		return err
 	}
 	if slices.Contains(chains, f.marker(s.cfg)) {
-		f.fresh = false
+		f.fresh, s.flags = false, flags
 		return s.read(f, prior)
 	}
 	// One with other rules, as another version or other flags make it, serves
@@ -58,28 +60,29 @@ func (s *Sink) find(f *programmed, prior *servicetable.Prior) error {
 	return nil
 }
 
-func (s *Sink) adopt(f *programmed) error {
-	t := &batch{family: f.proto}
-	t.newTable(s.flags)
-	err := s.conn.commit(t)
-	if err != nil && s.flags != 0 {
-		t = &batch{family: f.proto}
-		t.newTable(0)
-		if err = s.conn.commit(t); err == nil {
-			s.flags = 0
+// adopt names the table, by which it becomes ours. One that was made without an
+// owner stays so.
+func (s *Sink) adopt(f *programmed, flags uint32) (uint32, error) {
+	for {
+		t := newBatch(f.proto)
+		t.newTable(flags)
+		err := s.conn.commit(t)
+		if err == nil {
+			return flags, nil
 		}
+		if flags == 0 {
+			return 0, fmt.Errorf("adopt table %s, which another process may own: %w", TableName, err)
+		}
+		flags = 0
 	}
-	if err != nil {
-		return fmt.Errorf("adopt table %s, which another process may own: %w", TableName, err)
-	}
-	return nil
 }
 
 // read takes over what the table holds.
 func (s *Sink) read(f *programmed, prior *servicetable.Prior) error {
 	f.stale = map[string]map[at]string{}
 	for _, set := range f.sets() {
-		if set.name == "aff" || set.name == "lb" {
+		switch set.name {
+		case "aff", "lb", "hidden", "local": // the servers on the node say anew where they listen
 			continue
 		}
 		have := map[at]string{}
@@ -101,7 +104,7 @@ func (s *Sink) read(f *programmed, prior *servicetable.Prior) error {
 func (s *Sink) Reload() error {
 	touched := s.monitor != nil && s.monitor.touched.Swap(false)
 	for _, f := range s.families {
-		ignored := servicetable.Prior{Frontends: map[servicetable.Frontend]servicetable.PriorTarget{}, Slots: map[servicetable.PoolID][]netip.AddrPort{}}
+		ignored := noPrior()
 		if err := s.find(f, &ignored); err != nil {
 			return err
 		}
@@ -111,6 +114,10 @@ func (s *Sink) Reload() error {
 		}
 	}
 	return nil
+}
+
+func noPrior() servicetable.Prior {
+	return servicetable.Prior{Frontends: map[servicetable.Frontend]servicetable.PriorTarget{}, Slots: map[servicetable.PoolID][]netip.AddrPort{}}
 }
 
 // seed tells the numbers that frontends and slots have.
@@ -126,31 +133,22 @@ func (f *programmed) seed(prior *servicetable.Prior) {
 		}
 		return servicetable.Frontend{Addr: any, Protocol: servicetable.Protocol(key[0]), Port: binary.BigEndian.Uint16([]byte(key[4:]))}, true
 	}
-	// The class of a pool's affinity is told by the set that its frontend is in.
-	classes := map[string]uint8{}
-	for i := range servicetable.AffinitySeconds {
-		class := uint8(i + 1)
-		for e := range f.stale[affinitySet(class)] {
-			classes["front"+e.key] = class
-		}
-		for e := range f.stale[affinityPortSet(class)] {
-			classes["port"+e.key] = class
-		}
-	}
 	pools := map[uint32]servicetable.PoolID{}
 	for _, m := range []struct {
-		set, kind string
-		parse     func(string) (servicetable.Frontend, bool)
-		external  bool
-	}{{"svc", "front", front, false}, {"np", "port", port, false}, {"svc_ext", "front", front, true}, {"np_ext", "port", port, true}} {
+		set      string
+		parse    func(string) (servicetable.Frontend, bool)
+		external bool
+	}{{"svc", front, false}, {"np", port, false}, {"svc_ext", front, true}, {"np_ext", port, true}} {
 		for e, value := range f.stale[m.set] {
 			fe, ok := m.parse(e.key)
 			if !ok || len(value) < 4 {
 				continue
 			}
-			number := binary.NativeEndian.Uint32([]byte(value)) & poolMask
-			id := servicetable.PoolID(uint32(classes[m.kind+e.key])<<affinityShift | number)
-			pools[number] = id
+			id := poolOf(binary.NativeEndian.Uint32([]byte(value)))
+			if id == 0 {
+				continue
+			}
+			pools[uint32(id)&poolMask] = id
 			t := prior.Frontends[fe]
 			if m.external {
 				t.External = id
@@ -183,10 +181,5 @@ func (f *programmed) seed(prior *servicetable.Prior) {
 	}
 }
 
-const (
-	// affinityShift is where a PoolID holds its affinity class.
-	affinityShift = 28
-	// maxSlot bounds what is believed of a table that somebody may have written
-	// into.
-	maxSlot = 1 << 16
-)
+// maxSlot bounds what is believed of a table that somebody may have written into.
+const maxSlot = 1 << 16

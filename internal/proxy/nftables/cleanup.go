@@ -26,11 +26,11 @@ func Cleanup() error {
 		if !there {
 			continue
 		}
-		if err := s.adopt(f); err != nil {
+		if _, err := s.adopt(f, s.flags); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		t := &batch{family: f.proto}
+		t := newBatch(f.proto)
 		t.deleteTable()
 		if err := c.commit(t); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove table %s: %w", TableName, err))

@@ -1,15 +1,18 @@
 package nftables
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"viaduct.dev/viaduct/internal/servicetable"
 )
 
 func frontKey(addr netip.Addr, protocol uint8, port uint16) string {
-	b := addr.AsSlice()
-	return string(append(append(b, protocol, 0, 0, 0), byte(port>>8), byte(port), 0, 0))
+	var b [24]byte
+	return string(append(appendAddr(b[:0], addr), protocol, 0, 0, 0, byte(port>>8), byte(port), 0, 0))
 }
 
 func portKey(protocol uint8, port uint16) string {
@@ -17,158 +20,152 @@ func portKey(protocol uint8, port uint16) string {
 }
 
 func backendData(b netip.AddrPort) string {
-	return string(append(b.Addr().AsSlice(), byte(b.Port()>>8), byte(b.Port()), 0, 0))
+	var a [20]byte
+	return string(append(appendAddr(a[:0], b.Addr()), byte(b.Port()>>8), byte(b.Port()), 0, 0))
+}
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		v := a.As4()
+		return append(b, v[:]...)
+	}
+	v := a.As16()
+	return append(b, v[:]...)
 }
 
 func slotKey(pool servicetable.PoolID, slot uint32) string {
-	return string(append(native(uint32(pool)&poolMask), native(slot)...))
+	var b [8]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(pool)&poolMask)
+	binary.NativeEndian.PutUint32(b[4:], slot)
+	return string(b[:])
 }
 
-// leadsTo is what a frontend leads to: the class of its pool's size and the pool.
-func leadsTo(v servicetable.View) string {
-	class := classOf(v.Size)
-	if v.Pool.AffinityClass() > 0 {
-		class += affinityClass
-	}
-	return string(native(class<<classShift | uint32(v.Pool)&poolMask))
+func numberData(n uint32) string {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], n)
+	return string(b[:])
 }
 
-// elementsOf are the elements of a frontend: the whole meaning of a target.
-func elementsOf(f servicetable.Frontend, t servicetable.Target) []element {
-	var all []element
-	key, nodePort := frontKey(f.Addr, uint8(f.Protocol), f.Port), f.IsNodePort()
-	if nodePort {
-		key = portKey(uint8(f.Protocol), f.Port)
-	}
-	pick := func(front, np string) string {
-		if nodePort {
-			return np
-		}
-		return front
-	}
-	add := func(set, data string) {
-		if set != "" {
-			all = append(all, element{set: set, at: at{key: key}, data: data})
-		}
-	}
-	switch t.Internal.Verdict {
-	case servicetable.Serve:
-		add(pick("svc", "np"), leadsTo(t.Internal))
-	case servicetable.Refuse:
-		add(pick("noep", "noep_np"), "")
-	case servicetable.Drop:
-		add(pick("drop_any", ""), "")
-	}
-	if t.External != t.Internal {
-		switch t.External.Verdict {
-		case servicetable.Serve:
-			add(pick("svc_ext", "np_ext"), leadsTo(t.External))
-		case servicetable.Drop:
-			add(pick("drop_ext", "drop_np"), "")
-		}
-	}
-	if t.Guarded {
-		add(pick("guarded", ""), "")
-	}
-	switch t.Hide {
-	case servicetable.HideOffCluster:
-		add(pick("hide_off_cluster", ""), "")
-	case servicetable.HideEverybody:
-		add(pick("hide_all", "hide_all_np"), "")
-	case servicetable.HideNode:
-		add(pick("hide_node", "hide_node_np"), "")
-	}
-	class := max(t.Internal.Pool.AffinityClass(), t.External.Pool.AffinityClass())
-	if class > 0 {
-		add(pick(affinitySet(class), affinityPortSet(class)), "")
-	}
-	return all
-}
-
-// change is an element before and after.
+// change is what becomes of an element: it is there from now on, or no more, or
+// with other data (both).
 type change struct {
-	del, add *element
+	element
+	add, del bool
 }
 
-// changesOf turns a Diff into changes of one family's elements.
-func changesOf(d *servicetable.Diff, v6 bool) []change {
-	var all []change
+// eachChange gives what a Diff changes in a family.
+func (s *Sink) eachChange(d *servicetable.Diff, v6 bool, each func(change)) {
 	for i := range d.Slots {
-		s := &d.Slots[i]
-		b := s.New
-		if !b.IsValid() {
-			b = s.Old
-		}
-		if b.Addr().Is6() != v6 {
+		c := &d.Slots[i]
+		if b := cmp.Or(c.New, c.Old); b.Addr().Is6() != v6 {
 			continue
 		}
-		var c change
-		key := slotKey(s.Pool, s.Slot)
-		if s.Old.IsValid() {
-			c.del = &element{set: "eps", at: at{key: key}, data: backendData(s.Old)}
+		e := element{set: "eps", at: at{key: slotKey(c.Pool, c.Slot)}}
+		if c.New.IsValid() {
+			e.data = backendData(c.New)
+			if c.Slot == 0 {
+				e.comment = s.label(c.Pool)
+			}
 		}
-		if s.New.IsValid() {
-			c.add = &element{set: "eps", at: at{key: key}, data: backendData(s.New)}
-		}
-		all = append(all, c)
+		each(change{e, c.New.IsValid(), c.Old.IsValid()})
 	}
 	for i := range d.Frontends {
-		fc := &d.Frontends[i]
-		if fc.Frontend.Addr.Is6() != v6 {
-			continue
-		}
-		type id struct{ set, key string }
-		now := map[id]element{}
-		for _, e := range elementsOf(fc.Frontend, fc.New) {
-			now[id{e.set, e.key}] = e
-		}
-		for _, e := range elementsOf(fc.Frontend, fc.Old) {
-			k := id{e.set, e.key}
-			if n, ok := now[k]; ok && n.data == e.data {
-				delete(now, k)
-				continue
-			} else if ok {
-				all = append(all, change{&e, &n})
-				delete(now, k)
-				continue
-			}
-			all = append(all, change{del: &e})
-		}
-		for _, e := range now {
-			all = append(all, change{add: &e})
-		}
-	}
-	for _, c := range d.Sources {
+		c := &d.Frontends[i]
 		if c.Frontend.Addr.Is6() != v6 {
 			continue
 		}
-		if e := source(c.Frontend, c.Range); c.Added {
-			all = append(all, change{add: e})
+		f, set, ext := c.Frontend, "svc", "svc_ext"
+		key := ""
+		if f.IsNodePort() {
+			key, set, ext = portKey(uint8(f.Protocol), f.Port), "np", "np_ext"
 		} else {
-			all = append(all, change{del: e})
+			key = frontKey(f.Addr, uint8(f.Protocol), f.Port)
+		}
+		wasInternal, wasExternal := numbers(&c.Old)
+		internal, external := numbers(&c.New)
+		for _, n := range [...]struct {
+			set     string
+			was, is uint32
+		}{{set, wasInternal, internal}, {ext, wasExternal, external}} {
+			if n.was == n.is {
+				continue
+			}
+			e := element{set: n.set, at: at{key: key}, comment: c.New.Service}
+			if n.is != 0 {
+				e.data = numberData(n.is)
+			}
+			each(change{e, n.is != 0, n.was != 0})
+		}
+	}
+	for _, c := range d.Sources {
+		if c.Frontend.Addr.Is6() == v6 {
+			each(change{source(c.Frontend, c.Range), c.Added, !c.Added})
 		}
 	}
 	for _, l := range d.Local {
-		switch {
-		case l.Addr.Is6() != v6:
-		case l.Added:
-			all = append(all, change{add: hairpin(l.Addr)})
-		default:
-			all = append(all, change{del: hairpin(l.Addr)})
+		if l.Addr.Is6() == v6 {
+			each(change{hairpin(l.Addr), l.Added, !l.Added})
 		}
 	}
-	return all
 }
 
-func hairpin(a netip.Addr) *element {
-	b := a.AsSlice()
-	return &element{set: "hairpin", at: at{key: string(append(b, b...))}}
+// learn remembers whose pools a Diff tells of, for the comments of their slots.
+func (s *Sink) learn(d *servicetable.Diff) {
+	for i := range d.Frontends {
+		c := &d.Frontends[i]
+		for _, v := range [...]servicetable.View{c.New.Internal, c.New.External} {
+			if v.Verdict != servicetable.Serve {
+				continue
+			}
+			n := int(v.Pool) & poolMask
+			if n >= len(s.labels) {
+				s.labels = append(s.labels, make([]string, n+1-len(s.labels))...)
+			}
+			s.labels[n] = c.New.Service
+		}
+	}
+}
+
+func (s *Sink) label(p servicetable.PoolID) string {
+	if n := int(p) & poolMask; n < len(s.labels) {
+		return s.labels[n]
+	}
+	return ""
+}
+
+// order puts changes so that every one of them may be a transaction of its own:
+// what a frontend leads to is there before it, and goes after it.
+func order(all []change) {
+	slices.SortStableFunc(all, func(a, b change) int {
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), strings.Compare(a.set, b.set))
+	})
+}
+
+func (c *change) rank() int {
+	switch c.set {
+	case "svc", "np":
+		return 2
+	case "svc_ext", "np_ext": // without it, everybody has the internal view
+		if c.add {
+			return 1
+		}
+		return 3
+	}
+	if c.add {
+		return 0
+	}
+	return 4
+}
+
+func hairpin(a netip.Addr) element {
+	var b [32]byte
+	return element{set: "hairpin", at: at{key: string(appendAddr(appendAddr(b[:0], a), a))}}
 }
 
 // source lets a range of callers into a guarded frontend.
-func source(f servicetable.Frontend, p netip.Prefix) *element {
+func source(f servicetable.Frontend, p netip.Prefix) element {
 	front := frontKey(f.Addr, uint8(f.Protocol), f.Port)
-	return &element{set: "sources", at: at{
+	return element{set: "sources", at: at{
 		key: front + string(p.Masked().Addr().AsSlice()),
 		to:  front + string(last(p).AsSlice()),
 	}}

@@ -67,7 +67,7 @@ func ct(key, reg uint32, original bool) expr {
 
 func data(v []byte) func(*attrs) { return func(a *attrs) { a.bytes(unix.NFTA_DATA_VALUE, v) } }
 
-func cmp(op, reg uint32, v []byte) expr {
+func compare(op, reg uint32, v []byte) expr {
 	return named("cmp", func(a *attrs) {
 		a.u32(unix.NFTA_CMP_SREG, reg)
 		a.u32(unix.NFTA_CMP_OP, op)
@@ -75,8 +75,8 @@ func cmp(op, reg uint32, v []byte) expr {
 	})
 }
 
-func eq(reg uint32, v ...byte) expr  { return cmp(unix.NFT_CMP_EQ, reg, v) }
-func neq(reg uint32, v ...byte) expr { return cmp(unix.NFT_CMP_NEQ, reg, v) }
+func eq(reg uint32, v ...byte) expr  { return compare(unix.NFT_CMP_EQ, reg, v) }
+func neq(reg uint32, v ...byte) expr { return compare(unix.NFT_CMP_NEQ, reg, v) }
 
 // and keeps the bits of mask of a register of four bytes.
 func and(reg uint32, mask []byte) expr {
@@ -144,7 +144,6 @@ func verdictData(code int32, chain string) func(*attrs) {
 
 func jump(chain string) expr { return verdict(unix.NFT_JUMP, chain) }
 func goTo(chain string) expr { return verdict(unix.NFT_GOTO, chain) }
-func accept() expr           { return verdict(1, "") }
 func drop() expr             { return verdict(0, "") }
 func immediate(reg uint32, v []byte) expr {
 	return named("immediate", func(a *attrs) {
@@ -192,6 +191,14 @@ func sourceIsHere() []expr {
 		a.u32(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE)
 		a.u32(unix.NFTA_FIB_FLAGS, unix.NFTA_FIB_F_SADDR)
 	}), eq(reg0, native(unix.RTN_LOCAL)...)}
+}
+
+// count adds the packet to a named counter.
+func count(name string) expr {
+	return named("objref", func(a *attrs) {
+		a.u32(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_COUNTER)
+		a.str(unix.NFTA_OBJREF_IMM_NAME, name)
+	})
 }
 
 func notrack() expr { return named("notrack", nil) }

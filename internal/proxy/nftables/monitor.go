@@ -51,6 +51,39 @@ func (s *Sink) watch() error {
 	return nil
 }
 
+// mostNews is how many elements' news the socket surely holds.
+const mostNews = 1000
+
+// deaf runs a large transaction without hearing of it: so much news would be cut
+// off, as if others' were among it. Theirs is told by the count of transactions.
+func (m *monitor) deaf(c *conn, transaction func() error) error {
+	raw, err := m.file.SyscallConn()
+	if err != nil {
+		return transaction()
+	}
+	member := func(option int) (err error) {
+		ctl := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, option, groupNFTables)
+		})
+		return errors.Join(ctl, err)
+	}
+	before, err := c.generation()
+	if err == nil {
+		err = member(unix.NETLINK_DROP_MEMBERSHIP)
+	}
+	refused := transaction()
+	err = errors.Join(err, member(unix.NETLINK_ADD_MEMBERSHIP))
+	after, genErr := c.generation()
+	own := uint32(1)
+	if refused != nil {
+		own = 0
+	}
+	if err != nil || genErr != nil || after-before != own {
+		m.tell()
+	}
+	return refused
+}
+
 func (m *monitor) close() {
 	m.file.Close()
 	<-m.done

@@ -33,21 +33,25 @@ func (s *Sink) SetNode(node Node) error {
 		if f.fresh || f.stale != nil {
 			continue // Apply does it
 		}
-		before, after := old.elements(f), node.elements(f)
-		var changes []change
-		for i := range before {
-			if e := &before[i]; !slices.Contains(after, *e) {
-				changes = append(changes, change{del: e})
-			}
-		}
-		for i := range after {
-			if e := &after[i]; !slices.Contains(before, *e) {
-				changes = append(changes, change{add: e})
-			}
-		}
-		errs = append(errs, s.program(f, changes))
+		errs = append(errs, s.program(f, difference(old.elements(f), node.elements(f))))
 	}
 	return errors.Join(errs...)
+}
+
+// difference is what makes one list of elements another.
+func difference(before, after []element) []change {
+	var changes []change
+	for _, e := range before {
+		if !slices.Contains(after, e) {
+			changes = append(changes, change{element: e, del: true})
+		}
+	}
+	for _, e := range after {
+		if !slices.Contains(before, e) {
+			changes = append(changes, change{element: e, add: true})
+		}
+	}
+	return changes
 }
 
 // elements are those of a family that tell of the node and the cluster.

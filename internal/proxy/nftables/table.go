@@ -1,9 +1,6 @@
 package nftables
 
 import (
-	"encoding/binary"
-	"fmt"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -115,86 +112,13 @@ func (t *batch) newRule(chain string, exprs []expr) {
 	})
 }
 
-// element is an element of a set or map, as bytes.
-type element struct {
-	set string
-	at
-	data string // bytes; of a map
-	// Of a map whose elements end by themselves, in milliseconds: the whole time
-	// and what is left of it.
-	timeout, expiration uint64
-}
-
-// at is an element's place in its set, as bytes.
-type at struct {
-	key string
-	to  string // the last key of a range, in a set of concatenated ranges
-	end bool   // the end of an interval, in a set of plain ones
-}
-
-// perMessage bounds the elements of one message: its length has sixteen bits.
-const perMessage = 256
-
-// elements adds or deletes elements, in as few messages as they need.
-func (t *batch) elements(kind uint16, all []element) {
-	for start := 0; start < len(all); {
-		end := start + 1
-		for end < len(all) && end-start < perMessage && all[end].set == all[start].set {
-			end++
-		}
-		part := all[start:end]
-		flags := uint16(0)
-		if kind == unix.NFT_MSG_NEWSETELEM {
-			flags = unix.NLM_F_CREATE
-		}
-		t.add(kind, flags, fmt.Sprintf("%d elements of set %s from %x", len(part), part[0].set, part[0].key), func(a *attrs) {
-			a.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
-			a.str(unix.NFTA_SET_ELEM_LIST_SET, part[0].set)
-			a.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) {
-				for i := range part {
-					e := &part[i]
-					a.nested(unix.NFTA_LIST_ELEM, func(a *attrs) {
-						a.nested(unix.NFTA_SET_ELEM_KEY, data([]byte(e.key)))
-						if e.to != "" {
-							a.nested(setElemKeyEnd, data([]byte(e.to)))
-						}
-						if e.end {
-							a.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-						}
-						if e.data != "" && kind == unix.NFT_MSG_NEWSETELEM {
-							a.nested(unix.NFTA_SET_ELEM_DATA, data([]byte(e.data)))
-						}
-						if e.timeout != 0 && kind == unix.NFT_MSG_NEWSETELEM {
-							a.u64(unix.NFTA_SET_ELEM_TIMEOUT, e.timeout)
-							a.u64(unix.NFTA_SET_ELEM_EXPIRATION, e.expiration)
-						}
-					})
-				}
-			})
-		})
-		start = end
-	}
-}
-
-// verdicts fills the constant map from classes to chains.
-func (t *batch) verdicts(f family) {
-	for i, n := range classes {
-		for _, v := range []struct {
-			class uint32
-			chain string
-		}{{uint32(i), fmt.Sprintf("lb%d", n)}, {uint32(i) + affinityClass, fmt.Sprintf("aff%d", n)}} {
-			t.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, "class "+v.chain, func(a *attrs) {
-				a.str(unix.NFTA_SET_ELEM_LIST_TABLE, TableName)
-				a.str(unix.NFTA_SET_ELEM_LIST_SET, "lb")
-				a.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(a *attrs) {
-					a.nested(unix.NFTA_LIST_ELEM, func(a *attrs) {
-						a.nested(unix.NFTA_SET_ELEM_KEY, data(native(v.class<<classShift)))
-						a.nested(unix.NFTA_SET_ELEM_DATA, verdictData(unix.NFT_GOTO, v.chain))
-					})
-				})
-			})
-		}
-	}
+func (t *batch) newCounter(name string) {
+	t.add(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "counter "+name, func(a *attrs) {
+		a.str(unix.NFTA_OBJ_TABLE, TableName)
+		a.str(unix.NFTA_OBJ_NAME, name)
+		a.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+		a.nested(unix.NFTA_OBJ_DATA, func(*attrs) {})
+	})
 }
 
 // wholeTable makes the table with all its chains and rules, before any data.
@@ -203,11 +127,19 @@ func (t *batch) wholeTable(f family, cfg Config, flags uint32) {
 	for i, s := range f.sets() {
 		t.newSet(s, uint32(i+1))
 	}
-	chains := append(f.chains(cfg), chain{name: f.marker(cfg)})
+	t.newCounter(counterInternal)
+	t.newCounter(counterExternal)
+	t.newChains(append(f.chains(cfg), chain{name: f.marker(cfg)}), f.constant(cfg)...)
+}
+
+// newChains makes chains, the elements that lead to them, and their rules.
+func (t *batch) newChains(chains []chain, verdicts ...element) {
 	for _, ch := range chains {
 		t.newChain(ch)
 	}
-	t.verdicts(f)
+	for i := range verdicts {
+		t.put(unix.NFT_MSG_NEWSETELEM, &verdicts[i])
+	}
 	for _, ch := range chains {
 		for _, r := range ch.rules {
 			t.newRule(ch.name, r)
@@ -215,4 +147,16 @@ func (t *batch) wholeTable(f family, cfg Config, flags uint32) {
 	}
 }
 
-func bigEndian16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
+// deleteChains deletes chains with their rules.
+func (t *batch) deleteChains(chains []chain) {
+	for _, ch := range chains {
+		t.add(unix.NFT_MSG_DELRULE, 0, "delete rules of chain "+ch.name, func(a *attrs) {
+			a.str(unix.NFTA_RULE_TABLE, TableName)
+			a.str(unix.NFTA_RULE_CHAIN, ch.name)
+		})
+		t.add(unix.NFT_MSG_DELCHAIN, 0, "delete chain "+ch.name, func(a *attrs) {
+			a.str(unix.NFTA_CHAIN_TABLE, TableName)
+			a.str(unix.NFTA_CHAIN_NAME, ch.name)
+		})
+	}
+}

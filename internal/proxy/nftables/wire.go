@@ -44,6 +44,7 @@ type batch struct {
 	family uint8
 	b      []byte
 	names  []string // what each message does, by sequence number from 1
+	list   list     // the message that elements are being added to
 }
 
 const (
@@ -69,7 +70,14 @@ func message(b []byte, kind uint16, flags uint16, seq uint32, family uint8, res 
 	return b
 }
 
+func newBatch(family uint8) *batch {
+	t := &batch{family: family}
+	t.b = message(nil, batchBegin, 0, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
+	return t
+}
+
 func (t *batch) add(kind uint16, flags uint16, what string, fill func(*attrs)) {
+	t.close()
 	t.names = append(t.names, what)
 	t.b = message(t.b, unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, uint32(len(t.names)), t.family, 0, fill)
 }
@@ -81,6 +89,9 @@ type conn struct {
 	fd  int
 	ear int    // a socket of the same namespace, for what the kernel tells by itself; -1 when a monitor has it
 	seq uint32 // of the last message: what came late is told by its number
+	// sent counts the bytes of all transactions.
+	sent uint64
+	buf  [1 << 15]byte // of answers
 }
 
 func dial() (*conn, error) {
@@ -101,7 +112,9 @@ func dial() (*conn, error) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20) != nil {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
 	}
-	tv := unix.NsecToTimeval(int64(10 * time.Second))
+	// A refusal need not bring the refused message back.
+	unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	tv := unix.NsecToTimeval(int64(time.Minute))
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 	for _, s := range []int{fd, ear} {
 		if err := unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -148,17 +161,18 @@ func (c *conn) commit(t *batch) error {
 	if t.empty() {
 		return nil
 	}
+	t.close()
 	base, last := c.seq+1, uint32(len(t.names))
 	c.seq += last + 2
-	all := message(nil, batchBegin, 0, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
-	all = append(all, t.b...)
-	all = message(all, batchEnd, 0, last+1, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
+	all := message(t.b, batchEnd, 0, last+1, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
+	t.b = nil
 	number(all, base, last)
+	c.sent += uint64(len(all))
 	if err := unix.Sendto(c.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to nf_tables: %w", err)
 	}
 	var first error
-	buf := make([]byte, 1<<16)
+	buf := c.buf[:]
 	for {
 		n, _, err := unix.Recvfrom(c.fd, buf, 0)
 		if errors.Is(err, unix.EINTR) {
@@ -232,8 +246,14 @@ func eachHeader(b []byte, fn func(h header, body []byte)) error {
 
 // dump asks for a list and gives each answer's attributes.
 func (c *conn) dump(kind uint16, family uint8, fill func(*attrs), each func(body []byte)) error {
+	return c.ask(kind, unix.NLM_F_DUMP, family, fill, each)
+}
+
+// ask is dump where there is one answer only, with the flag that has it
+// acknowledged.
+func (c *conn) ask(kind, flags uint16, family uint8, fill func(*attrs), each func(body []byte)) error {
 	c.seq++
-	b := message(nil, unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_DUMP, c.seq, family, 0, fill)
+	b := message(nil, unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, c.seq, family, 0, fill)
 	if err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to nf_tables: %w", err)
 	}
