@@ -24,7 +24,7 @@ func node() Node {
 
 func config() Config { return Config{RandomFully: true, Log: slog.New(slog.DiscardHandler)} }
 
-func open(t *testing.T, ns *lab.Namespace) (*Sink, servicetable.Prior) {
+func open(t testing.TB, ns *lab.Namespace) (*Sink, servicetable.Prior) {
 	t.Helper()
 	var s *Sink
 	var seed servicetable.Prior
