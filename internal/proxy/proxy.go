@@ -252,13 +252,9 @@ func (p *Proxy) warn(service types.NamespacedName, reason, format string, args .
 // free frees the flows and clients that are bound to what is gone.
 func (p *Proxy) free(d *servicetable.Diff, sink *nftables.Sink, ct *conntrack.Conn) {
 	var flows []conntrack.Flow
-	var bound []netip.AddrPort
 	for _, g := range d.Gone {
 		if g.Frontend.Protocol == servicetable.UDP && !g.Serving {
 			flows = append(flows, conntrack.Flow{Frontend: netip.AddrPortFrom(g.Frontend.Addr, g.Frontend.Port), Backend: g.Backend})
-		}
-		if g.Affinity {
-			bound = append(bound, g.Backend)
 		}
 	}
 	for _, c := range d.Frontends {
@@ -275,10 +271,8 @@ func (p *Proxy) free(d *servicetable.Diff, sink *nftables.Sink, ct *conntrack.Co
 			p.cfg.Log.Warn("UDP flows were not freed", "flows", len(flows), "err", err)
 		}
 	}
-	if len(bound) > 0 {
-		if err := sink.Forget(bound); err != nil {
-			p.cfg.Log.Warn("clients stay bound to an endpoint that is gone", "err", err)
-		}
+	if err := sink.Forget(d.Gone); err != nil {
+		p.cfg.Log.Warn("clients stay bound to an endpoint that is gone", "err", err)
 	}
 }
 

@@ -54,19 +54,28 @@ func nodePort(f servicetable.Frontend) servicetable.Frontend {
 	return f
 }
 
-// Forget frees clients that are bound to backends which are gone.
-func (s *Sink) Forget(gone []netip.AddrPort) error {
+// Forget frees the clients of a frontend that are bound to a backend which left
+// it, so that they choose anew. It costs nothing where nobody can be bound.
+func (s *Sink) Forget(gone []servicetable.Gone) error {
 	var errs []error
 	for _, f := range s.families {
-		drop := map[netip.AddrPort]bool{}
-		for _, b := range gone {
-			if b.Addr().Is6() == f.v6 {
-				drop[b] = true
+		type bond struct {
+			frontend servicetable.Frontend
+			backend  netip.AddrPort
+		}
+		drop := map[bond]bool{}
+		for _, g := range gone {
+			if g.Affinity && g.Frontend.Addr.Is6() == f.v6 {
+				drop[bond{g.Frontend, g.Backend}] = true
 			}
 		}
-		if len(drop) > 0 {
-			errs = append(errs, s.forget(f, func(e element) bool { b, ok := f.binding(e); return ok && drop[b.backend] }))
+		if len(drop) == 0 || f.fresh {
+			continue
 		}
+		errs = append(errs, s.forget(f, func(e element) bool {
+			b, ok := f.binding(e)
+			return ok && (drop[bond{b.frontend, b.backend}] || drop[bond{nodePort(b.frontend), b.backend}])
+		}))
 	}
 	return errors.Join(errs...)
 }
