@@ -127,10 +127,7 @@ func parseSlice(s *discoveryv1.EndpointSlice, cfg Config) *slice {
 func traitsOf(e *discoveryv1.Endpoint, cfg Config) (traits, bool) {
 	var is traits
 	ready := e.Conditions.Ready == nil || *e.Conditions.Ready
-	serving := ready
-	if e.Conditions.Serving != nil {
-		serving = *e.Conditions.Serving
-	}
+	serving := e.Conditions.Serving == nil || *e.Conditions.Serving
 	terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
 	switch {
 	case ready:
