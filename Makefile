@@ -16,7 +16,7 @@ LDFLAGS := -s -w \
 	-X $(BASE).gitMajor=1 -X $(BASE).gitMinor=37 \
 	-X $(BASE).gitCommit=$(COMMIT) -X $(BASE).gitTreeState=clean
 
-.PHONY: build embedded demo test test-short lint bench bench-up bench-proxy generate image clean
+.PHONY: build embedded demo test test-short test-histories lint bench bench-up bench-proxy generate image clean
 
 build: embedded
 	go build -ldflags "$(LDFLAGS)" -o bin/viaduct ./cmd/viaduct
@@ -33,6 +33,14 @@ test: build
 
 test-short: embedded
 	go test -short ./...
+
+# Random histories of small clusters, with packets, against the model of what
+# Services mean: about 15 minutes. Prints its seed and how long it took.
+HISTORIES ?= 2000
+SEED ?= $(shell date +%s)
+test-histories:
+	@echo "test-histories: $(HISTORIES) histories, seed $(SEED)"
+	HISTORIES=$(HISTORIES) SEED=$(SEED) go test ./test/histories -run TestRandomHistories -count 1 -timeout 2h -v
 
 lint:
 	hack/lint.sh
