@@ -23,7 +23,7 @@ var (
 		{Name: "dns", Protocol: "UDP", Port: 80},
 		{Name: "alt", Protocol: "TCP", Port: 8080},
 		{Name: "", Protocol: "TCP", Port: 443},
-		{Name: "np", Protocol: "UDP", Port: 30081},
+		{Name: "query", Protocol: "UDP", Port: 53},
 	}
 	nodePorts = []int32{0, 30080, 30081, 30082, 30083}
 

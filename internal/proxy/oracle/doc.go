@@ -82,7 +82,9 @@
 //
 // # Where Viaduct departs from kube-proxy
 //
-//   - Conflicting claims are settled as above; kube-proxy takes one by chance.
+//   - Conflicting claims are settled as above; kube-proxy takes one by chance. An
+//     external IP that is the node's own address, at a port that is also a node port,
+//     is settled by neither: the model says which comes first and nothing holds to it.
 //   - Source ranges may be given by the older annotation as well, and ranges of one
 //     family only shut the other; kube-proxy leaves that open.
 //   - Addresses of the service range that nobody has may be refused; kube-proxy
