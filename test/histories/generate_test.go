@@ -21,7 +21,7 @@ var (
 	servicePorts = []corev1.ServicePort{
 		{Name: "http", Protocol: "TCP", Port: 80},
 		{Name: "dns", Protocol: "UDP", Port: 80},
-		{Name: "alt", Protocol: "TCP", Port: 8080},
+		{Name: "alt", Protocol: "TCP", Port: 81},
 		{Name: "", Protocol: "TCP", Port: 443},
 		{Name: "query", Protocol: "UDP", Port: 53},
 	}

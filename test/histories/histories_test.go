@@ -126,7 +126,7 @@ func live(h History, w *planetest.World, p *plane) error {
 				return fmt.Errorf("step %d: restart: %w", i, err)
 			}
 		} else {
-			p.take(s, c)
+			p.take(s)
 		}
 		if s.More && i < len(h.Steps)-1 {
 			continue
@@ -190,8 +190,8 @@ func judge(a oracle.Answer, p oracle.Packet, h planetest.Heard) bool {
 		return refused || silent
 	}
 	for _, e := range a.Endpoints {
-		if e.Addr.Addr() == p.Source && !e.Masqueraded && silent {
-			return true // nobody can answer a packet of its own from elsewhere
+		if e.Addr.Addr() == p.Source && !e.Masqueraded && (silent || h.By == e.Addr) {
+			return true // it is not known to be here: nobody can answer a packet of its own
 		}
 		if e.Addr != h.By || h.Err != nil {
 			continue

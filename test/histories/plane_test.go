@@ -77,7 +77,7 @@ func (p *plane) begin(c *cluster) error {
 }
 
 // take enters a step into the table.
-func (p *plane) take(s Step, c *cluster) {
+func (p *plane) take(s Step) {
 	switch {
 	case s.Service != nil:
 		p.table.SetService(s.Service)
@@ -89,9 +89,6 @@ func (p *plane) take(s Step, c *cluster) {
 		p.table.DeleteSlice(named(s.DeleteSlice), "")
 	case s.Zone != nil:
 		p.table.SetZone(*s.Zone)
-		for _, slice := range c.slices {
-			p.table.SetSlice(slice)
-		}
 	}
 }
 
@@ -99,23 +96,23 @@ func (p *plane) take(s Step, c *cluster) {
 func (p *plane) program() error {
 	d := p.table.Flush()
 	errs := []error{p.sink.Apply(&d)}
+	var flows []conntrack.Flow
 	var bound []netip.AddrPort
 	for _, g := range d.Gone {
-		if g.Protocol == servicetable.UDP {
-			errs = append(errs, p.ct.DeleteBackend(g.Backend))
+		if g.Frontend.Protocol == servicetable.UDP && !g.Serving {
+			flows = append(flows, conntrack.Flow{Frontend: netip.AddrPortFrom(g.Frontend.Addr, g.Frontend.Port), Backend: g.Backend})
 		}
-		if g.Pool.AffinityClass() > 0 {
+		if g.Affinity {
 			bound = append(bound, g.Backend)
 		}
 	}
 	for _, c := range d.Frontends {
-		if c.Frontend.Protocol != servicetable.UDP || c.Old.Internal.Verdict == servicetable.Serve || c.New.Internal.Verdict != servicetable.Serve {
-			continue
+		begins := func(old, now servicetable.View) bool {
+			return old.Verdict != servicetable.Serve && now.Verdict == servicetable.Serve
 		}
-		errs = append(errs, p.ct.DeleteFrontend(netip.AddrPortFrom(c.Frontend.Addr, c.Frontend.Port)))
+		if c.Frontend.Protocol == servicetable.UDP && (begins(c.Old.Internal, c.New.Internal) || begins(c.Old.External, c.New.External)) {
+			flows = append(flows, conntrack.Flow{Frontend: netip.AddrPortFrom(c.Frontend.Addr, c.Frontend.Port)})
+		}
 	}
-	if len(bound) > 0 {
-		errs = append(errs, p.sink.Forget(bound))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.ct.Free(flows), p.sink.Forget(bound))...)
 }

@@ -124,7 +124,9 @@ func (w *World) Ask(packets []oracle.Packet, silence []bool, patience Patience) 
 			return nil, err
 		}
 		for _, e := range events[:max(n, 0)] {
-			heardOf(int(e.Fd), probes[e.Fd].hear())
+			if h := probes[e.Fd].hear(); h.Err != unix.EAGAIN {
+				heardOf(int(e.Fd), h)
+			}
 		}
 	}
 	for i := range probes {

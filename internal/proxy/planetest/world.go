@@ -74,6 +74,9 @@ func NewWorld(t testing.TB) *World {
 		},
 	}
 	must(t, settle(w.node, true))
+	// Ports are called from again sooner than conntrack would forget them.
+	must(t, w.node.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "5"))
+	must(t, w.node.Sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", "5"))
 	for _, p := range prefixes("172.20.255.9/32", "fd00:172:20:ff::9/128") {
 		must(t, w.node.AddAddress("lo", p))
 	}
