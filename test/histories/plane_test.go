@@ -97,13 +97,13 @@ func (p *plane) program() error {
 	d := p.table.Flush()
 	errs := []error{p.sink.Apply(&d)}
 	var flows []conntrack.Flow
-	var bound []netip.AddrPort
+	var bound []servicetable.Gone
 	for _, g := range d.Gone {
 		if g.Frontend.Protocol == servicetable.UDP && !g.Serving {
 			flows = append(flows, conntrack.Flow{Frontend: netip.AddrPortFrom(g.Frontend.Addr, g.Frontend.Port), Backend: g.Backend})
 		}
 		if g.Affinity {
-			bound = append(bound, g.Backend)
+			bound = append(bound, g)
 		}
 	}
 	for _, c := range d.Frontends {
