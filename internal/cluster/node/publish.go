@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"viaduct.dev/viaduct/internal/cluster/link"
-	"viaduct.dev/viaduct/internal/cluster/relay"
+	"viaduct.dev/viaduct/internal/relay"
 )
 
 // The kinds of ports that are offered on the host.

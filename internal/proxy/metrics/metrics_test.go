@@ -305,7 +305,7 @@ func TestThePagesBesideTheMetrics(t *testing.T) {
 	if _, text := get(t, h, "/configz"); !strings.Contains(text, `"clusterCIDR":"10.244.0.0/16"`) {
 		t.Errorf("%.300q", text)
 	}
-	if _, text := get(t, h, "/flagz"); !strings.Contains(text, "cluster-cidr: 10.244.0.0/16") {
+	if _, text := get(t, h, "/flagz"); !strings.Contains(text, "cluster-cidr") || !strings.Contains(text, "10.244.0.0/16") {
 		t.Errorf("%.300q", text)
 	}
 	plain := handler(t, metrics.HandlerConfig{Metrics: metrics.New(), Mode: "nftables"})

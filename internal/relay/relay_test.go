@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"viaduct.dev/viaduct/internal/cluster/relay"
+	"viaduct.dev/viaduct/internal/relay"
 )
 
 // start runs a relay for the length of the test.
@@ -102,6 +102,33 @@ func TestOpenConnectionsEndWithTheRelay(t *testing.T) {
 	case <-done:
 	case <-time.After(5 * time.Second):
 		t.Fatal("the relay does not end")
+	}
+}
+
+func TestAConnectionOutlivesTheListener(t *testing.T) {
+	server, front := listen(t), listen(t)
+	go func() {
+		conn, err := server.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		io.Copy(conn, conn)
+	}()
+	start(t, func(ctx context.Context) { relay.TCP(ctx, front, to("tcp", server.Addr().String())) })
+	conn, err := net.Dial("tcp", front.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	for _, line := range []string{"before", "behind"} {
+		io.WriteString(conn, line)
+		back := make([]byte, len(line))
+		if _, err := io.ReadFull(conn, back); err != nil || string(back) != line {
+			t.Fatalf("%q, %v", back, err)
+		}
+		front.Close()
 	}
 }
 

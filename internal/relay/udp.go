@@ -12,8 +12,8 @@ const (
 	// A flow that is silent for so long is forgotten, as conntrack does.
 	idleTimeout = time.Minute
 	maxDatagram = 64 << 10
-	// maxFlows bounds the descriptors that callers can make us use.
-	maxFlows = 4096
+	// maxFlows bounds the descriptors and the memory that callers can make us use.
+	maxFlows = 1024
 )
 
 // UDP carries datagrams until ctx ends or the socket is closed. Each caller has

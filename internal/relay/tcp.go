@@ -16,18 +16,28 @@ type Dial func(ctx context.Context) (net.Conn, error)
 // answer.
 const dialTimeout = 10 * time.Second
 
+// maxConnections bounds the descriptors that callers of one listener can make us
+// use. Those who come then wait in the kernel's queue.
+const maxConnections = 4096
+
 // TCP accepts connections until ctx ends or the listener is closed, and carries
-// each to the other side. It returns when all have ended.
+// each to the other side. It returns when all have ended: ctx ends them, while
+// the listener's end lets them go on.
 func TCP(ctx context.Context, l net.Listener, dial Dial) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var all sync.WaitGroup
 	defer all.Wait()
+	room := make(chan struct{}, maxConnections)
 	for {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		conn, err := l.Accept()
 		if err != nil {
+			<-room
 			var temporary interface{ Temporary() bool }
 			if ctx.Err() == nil && errors.As(err, &temporary) && temporary.Temporary() { // out of descriptors
 				select {
@@ -36,10 +46,12 @@ func TCP(ctx context.Context, l net.Listener, dial Dial) {
 				case <-ctx.Done():
 				}
 			}
-			cancel()
 			return
 		}
-		all.Go(func() { carry(ctx, conn, dial) })
+		all.Go(func() {
+			defer func() { <-room }()
+			carry(ctx, conn, dial)
+		})
 	}
 }
 
