@@ -77,8 +77,9 @@ func newNetwork(t *testing.T) *network {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		n.proxy = New(Config{
-			NodeName: "node-1", Events: n.events, Informers: informers.NewSharedInformerFactory(n.client, 0),
+			NodeName: "node-1", Events: n.events, Informers: informers.NewSharedInformerFactory(n.client, 0), Prepare: true,
 			NodeIPs:      []netip.Addr{netip.MustParseAddr("172.20.0.11"), netip.MustParseAddr("fd00:172:20::b")},
+			Masquerade:   []netip.Addr{netip.MustParseAddr("172.20.0.11"), netip.MustParseAddr("fd00:172:20::b")},
 			ServiceCIDRs: []netip.Prefix{prefix("10.96.0.0/12"), prefix("fd00:10:96::/112")},
 			ClusterCIDRs: []netip.Prefix{prefix("10.244.0.0/16"), prefix("fd00:10:244::/56")},
 			Log:          slog.New(slog.NewTextHandler(t.Output(), nil)),

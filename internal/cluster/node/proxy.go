@@ -11,7 +11,9 @@ func (p *process) newProxy(factory informers.SharedInformerFactory) *proxy.Proxy
 	return proxy.New(proxy.Config{
 		NodeName:     p.name,
 		Informers:    factory,
+		Prepare:      true,
 		NodeIPs:      p.spec.NodeAddresses(p.number),
+		Masquerade:   p.spec.NodeAddresses(p.number),
 		ClusterCIDRs: p.spec.ClusterCIDRs,
 		ServiceCIDRs: p.spec.ServiceCIDRs,
 		Log:          p.log.With("part", "proxy"),
