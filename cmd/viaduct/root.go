@@ -44,7 +44,7 @@ running containers, proxy, DNS and load balancer, in its own network namespaces.
 	root.AddCommand(
 		newUp(g), newDown(g), newStatus(g), newList(g),
 		newKubeconfig(g), newKubectl(g), newImage(g), newShell(g), newVersion(),
-		newNode(),
+		newNode(), newProxy(),
 	)
 	return root
 }
