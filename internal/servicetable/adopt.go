@@ -1,6 +1,9 @@
 package servicetable
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Prior is what a data plane holds from an earlier process.
 type Prior struct {
@@ -20,20 +23,30 @@ func (t *Table) Adopt(prior Prior) {
 	ids := make(map[*pool]PoolID, len(t.pools))
 	taken := make(map[uint32]bool, len(t.pools))
 	take := func(p *pool, id PoolID) {
-		if p == nil || id.number() == 0 || ids[p] != 0 || taken[id.number()] || id.AffinityClass() != p.id.AffinityClass() {
+		if p == nil || id.number() == 0 || ids[p] != 0 || taken[id.number()] || id != poolID(id.number(), p.id.AffinityClass()) || int(id.number()) > t.maxPools {
 			return
 		}
 		ids[p] = id
 		taken[id.number()] = true
 	}
-	for f, e := range t.frontends {
-		was, ok := prior.Frontends[f]
-		if target := e.target(); ok && e.claims != nil {
-			take(t.pool(target.Internal.Pool), was.Internal)
-			take(t.pool(target.External.Pool), was.External)
+	old := t.pools
+	for _, p := range old {
+		if p == nil {
+			continue
+		}
+		for i := range p.group.service.claims {
+			c := &p.group.service.claims[i]
+			if was, ok := prior.Frontends[c.entry.front.frontend()]; ok && c.group == p.group && c.entry.claims == c {
+				now := c.entry.now()
+				if now.internal.Pool == p.id {
+					take(p, was.Internal)
+				}
+				if now.external.Pool == p.id {
+					take(p, was.External)
+				}
+			}
 		}
 	}
-	old := t.pools
 	t.pools, t.free = make([]*pool, 1, len(old)), nil
 	var fresh uint32
 	for _, p := range old {
@@ -59,76 +72,71 @@ func (t *Table) Adopt(prior Prior) {
 			t.free = append(t.free, uint32(n))
 		}
 	}
-}
-
-func (t *Table) pool(id PoolID) *pool {
-	if int(id.number()) < len(t.pools) {
-		return t.pools[id.number()]
-	}
-	return nil
+	t.adopted = t.lostSince(prior)
 }
 
 // arrange keeps backends in the slots that they had.
 func (p *pool) arrange(was []netip.AddrPort) {
-	next := make([]netip.AddrPort, len(p.slots))
-	kept := make(map[netip.AddrPort]bool, len(p.slots))
+	if slices.EqualFunc(p.slots, was, func(b backend, ap netip.AddrPort) bool { return b == backendOf(ap) }) {
+		return
+	}
+	next := make([]backend, len(p.slots))
+	kept := make(map[backend]bool, len(p.slots))
 	for i := range next {
-		if i < len(was) && !kept[was[i]] && p.group.members[was[i]].slot[p.scope] != 0 {
-			next[i] = was[i]
-			kept[was[i]] = true
+		if i >= len(was) {
+			break
+		}
+		b := backendOf(was[i])
+		if m, ok := p.group.member(b); ok && !kept[b] && m.slot[p.scope] != 0 {
+			next[i] = b
+			kept[b] = true
 		}
 	}
 	hole := 0
-	for _, ap := range p.slots {
-		if kept[ap] {
+	for _, b := range p.slots {
+		if kept[b] {
 			continue
 		}
-		for next[hole].IsValid() {
+		for next[hole].valid() {
 			hole++
 		}
-		next[hole] = ap
+		next[hole] = b
 	}
 	p.slots = next
-	for i, ap := range next {
-		m := p.group.members[ap]
-		m.slot[p.scope] = uint32(i + 1)
-		p.group.members[ap] = m
+	for i, b := range next {
+		j, _ := p.group.find(b)
+		p.group.members[j].slot[p.scope] = uint16(i + 1)
 	}
 }
 
-// Snapshot is the whole table as a change from nothing. What happened until now
-// is told by it, so the next Flush tells only what happens after it.
-func (t *Table) Snapshot() Diff {
-	d := Diff{Revision: t.revision}
-	for f, e := range t.frontends {
-		e.told = e.target()
-		if e.claims == nil {
-			delete(t.frontends, f)
-			continue
+// lostSince is what frontends led to in a data plane and do no more: flows may
+// be stuck to it since before this process.
+func (t *Table) lostSince(prior Prior) (gone []Gone) {
+	for f, was := range prior.Frontends {
+		var now told
+		if e := t.frontends[frontOf(f)]; e != nil {
+			now = e.now()
 		}
-		e.group = e.claims.service.groups[e.claims.wish.key]
-		d.Frontends = append(d.Frontends, FrontendChange{Frontend: f, New: e.told})
-		e.sources = nil
-		d.tellSources(f, e)
-		d.tellConflicts(f, e)
-	}
-	for _, s := range t.services {
-		if s.health = s.healthNow(); s.health.Port != 0 {
-			d.Health = append(d.Health, s.health)
-		}
-	}
-	for _, p := range t.pools {
-		if p == nil {
-			continue
-		}
-		for i, ap := range p.slots {
-			d.Slots = append(d.Slots, SlotChange{Pool: p.id, Slot: uint32(i), New: ap})
+		start := len(gone)
+		for i, id := range [2]PoolID{was.Internal, was.External} {
+			if id == 0 || i == 1 && id == was.Internal {
+				continue
+			}
+			for _, ap := range prior.Slots[id] {
+				b := backendOf(ap)
+				m, serving := now.group.member(b)
+				if !b.valid() || t.leadsTo(now, m) || slices.ContainsFunc(gone[start:], func(g Gone) bool { return g.Backend == b.addrPort() }) {
+					continue
+				}
+				gone = append(gone, Gone{f, b.addrPort(), serving, id.AffinityClass() > 0})
+			}
 		}
 	}
-	for a := range t.local {
-		d.Local = append(d.Local, LocalChange{a, true})
-	}
-	t.clean()
-	d.sort()
-	return d
+	slices.SortFunc(gone, func(a, b Gone) int {
+		if c := a.Frontend.Compare(b.Frontend); c != 0 {
+			return c
+		}
+		return a.Backend.Compare(b.Backend)
+	})
+	return gone
 }

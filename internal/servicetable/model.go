@@ -163,6 +163,8 @@ type Diff struct {
 	Health []HealthChange
 	// Conflicts are Services that from now on lack a frontend which another has.
 	Conflicts []Conflict
+	// Overflows are pools that from now on take not all endpoints that they should.
+	Overflows []Overflow
 	// Revision is what the table contains after the change.
 	Revision Revision
 }
@@ -224,7 +226,17 @@ type Conflict struct {
 	Service, With types.NamespacedName
 }
 
-// Revision is the newest resourceVersion of each kind that a table contains.
+// Overflow is a Service port with more endpoints than MaxEndpoints, or without a
+// pool since there are MaxPools.
+type Overflow struct {
+	Service           types.NamespacedName
+	Port              string // namespace/name:port
+	Endpoints, Served int
+}
+
+// Revision is the newest resourceVersion of each kind that a table contains,
+// deletions with theirs. The API lets versions of one kind be compared as numbers
+// (KEP-5504): what is not a number says nothing, and an older one changes nothing.
 type Revision struct {
 	Services, EndpointSlices uint64
 }

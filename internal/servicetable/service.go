@@ -1,9 +1,11 @@
 package servicetable
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,12 +17,13 @@ const LabelProxyName = "service.kubernetes.io/service-proxy-name"
 // service is a Service or the slices that await one.
 type service struct {
 	name     types.NamespacedName
-	slices   map[string]*slice
+	slices   []*slice
 	spec     spec
-	groups   map[portKey]*group
-	claimed  []wish
+	groups   []*group
+	claims   []claim
 	declared bool
-	health   HealthChange // as told last
+	dirty    bool          // its health is
+	health   *HealthChange // as told last; nil is nothing
 }
 
 // spec is what counts of a Service.
@@ -29,14 +32,13 @@ type spec struct {
 	affinity      uint8
 	externalLocal bool
 	internalLocal bool
-	wishes        []wish
-	sources       []netip.Prefix // who may dial its load-balancer addresses; nil for all
 	healthPort    uint16
+	sources       []netip.Prefix // who may dial its load-balancer addresses; nil for all
 }
 
 // wish is a frontend that a Service would have.
 type wish struct {
-	frontend Frontend
+	front    front
 	key      portKey
 	external bool // no cluster IP
 	guarded  bool // only for the Service's source ranges
@@ -44,7 +46,14 @@ type wish struct {
 
 func (s spec) equal(o spec) bool {
 	return s.created == o.created && s.affinity == o.affinity && s.externalLocal == o.externalLocal && s.internalLocal == o.internalLocal &&
-		s.healthPort == o.healthPort && slices.Equal(s.wishes, o.wishes) && slices.Equal(s.sources, o.sources)
+		s.healthPort == o.healthPort && slices.Equal(s.sources, o.sources)
+}
+
+// has says whether a service has exactly these wishes.
+func (s *service) has(wishes []wish) bool {
+	return slices.EqualFunc(s.claims, wishes, func(c claim, w wish) bool {
+		return c.entry.front == w.front && c.group.key == w.key && c.external == w.external && c.guarded == w.guarded
+	})
 }
 
 func (s spec) needs(sc scope) bool {
@@ -52,11 +61,11 @@ func (s spec) needs(sc scope) bool {
 }
 
 // parseService returns no wishes for a Service that means nothing to a proxy.
-func parseService(svc *corev1.Service) spec {
+func parseService(svc *corev1.Service) (spec, []wish) {
 	out := spec{created: svc.CreationTimestamp.Unix(), affinity: affinityClass(svc)}
 	_, other := svc.Labels[LabelProxyName]
 	if other || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == "" || svc.Spec.ClusterIP == corev1.ClusterIPNone {
-		return out
+		return out, nil
 	}
 	out.internalLocal = svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	cluster := addresses(append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...))
@@ -76,37 +85,70 @@ func parseService(svc *corev1.Service) spec {
 		}
 	}
 	nodePorts := svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer
+	var all wishes
 	for _, p := range svc.Spec.Ports {
 		proto, ok := protocol(p.Protocol)
 		if !ok || p.Port < 1 || p.Port > 65535 {
 			continue
 		}
+		name := p.Name
+		if name != "" {
+			name = unique.Make(name).Value()
+		}
 		for _, a := range cluster {
-			key := portKey{p.Name, proto, a.Is4()}
-			out.wish(wish{frontend: Frontend{a, uint16(p.Port), proto}, key: key})
-			// An address that is both is guarded: the narrower rule holds.
-			for _, e := range balanced {
-				if e.Is4() == a.Is4() {
-					out.wish(wish{Frontend{e, uint16(p.Port), proto}, key, true, out.sources != nil})
+			key := portKey{name, proto, a.Is4()}
+			add := func(on netip.Addr, port int32, external, guarded bool) {
+				if on.Is4() == a.Is4() {
+					all.add(wish{front{ip(on.As16()), uint16(port), proto}, key, external, guarded})
 				}
 			}
+			add(a, p.Port, false, false)
+			// An address that is both is guarded: the narrower rule holds.
+			for _, e := range balanced {
+				add(e, p.Port, true, out.sources != nil)
+			}
 			for _, e := range outside {
-				if e.Is4() == a.Is4() {
-					out.wish(wish{Frontend{e, uint16(p.Port), proto}, key, true, false})
-				}
+				add(e, p.Port, true, false)
 			}
 			if nodePorts && p.NodePort > 0 && p.NodePort <= 65535 {
 				any := netip.IPv6Unspecified()
 				if a.Is4() {
 					any = netip.IPv4Unspecified()
 				}
-				out.wish(wish{Frontend{any, uint16(p.NodePort), proto}, key, true, false})
+				add(any, p.NodePort, true, false)
 			}
 		}
 	}
-	anyExternal := slices.ContainsFunc(out.wishes, func(w wish) bool { return w.external })
+	anyExternal := slices.ContainsFunc(all.list, func(w wish) bool { return w.external })
 	out.externalLocal = anyExternal && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	return out
+	return out, all.list
+}
+
+// wishes holds each frontend once; the first port that asks for it has it.
+type wishes struct {
+	list []wish
+	seen map[front]struct{} // nil while there are few
+}
+
+func (ws *wishes) add(w wish) {
+	if ws.seen == nil {
+		if slices.ContainsFunc(ws.list, func(o wish) bool { return o.front == w.front }) {
+			return
+		}
+		if len(ws.list) == 16 {
+			ws.seen = map[front]struct{}{}
+			for _, o := range ws.list {
+				ws.seen[o.front] = struct{}{}
+			}
+		}
+	}
+	if ws.seen != nil {
+		if _, ok := ws.seen[w.front]; ok {
+			return
+		}
+		ws.seen[w.front] = struct{}{}
+	}
+	ws.list = append(ws.list, w)
 }
 
 // sourceRanges are those of spec.loadBalancerSourceRanges or, where that is
@@ -140,13 +182,6 @@ func sourceRanges(svc *corev1.Service) []netip.Prefix {
 	return ranges
 }
 
-// wish adds a frontend once; the first port that asks for it has it.
-func (s *spec) wish(w wish) {
-	if !slices.ContainsFunc(s.wishes, func(o wish) bool { return o.frontend == w.frontend }) {
-		s.wishes = append(s.wishes, w)
-	}
-}
-
 // addresses parses those that are of use, each once.
 func addresses(texts []string) []netip.Addr {
 	var out []netip.Addr
@@ -159,178 +194,83 @@ func addresses(texts []string) []netip.Addr {
 }
 
 // declare makes a service be what its spec says.
-func (t *Table) declare(s *service, next spec) {
-	keys := map[portKey]bool{}
-	for _, w := range next.wishes {
-		keys[w.key] = true
-	}
-	for key, g := range s.groups {
-		if !keys[key] {
-			t.removeGroup(g)
-			delete(s.groups, key)
-		}
-	}
-	changed := next.affinity != s.spec.affinity
-	if next.healthPort != s.spec.healthPort {
-		t.dirtyHealth[s] = struct{}{}
+func (t *Table) declare(s *service, next spec, wishes []wish) {
+	affinityChanged := next.affinity != s.spec.affinity
+	if next.healthPort != s.spec.healthPort || next.healthPort != 0 {
+		t.dirtyHealth(s)
 	}
 	s.spec = next
-	for _, w := range next.wishes {
-		key := w.key
-		if !keys[key] {
-			continue // done
-		}
-		delete(keys, key)
-		g := s.groups[key]
-		if g == nil {
-			s.groups[key] = t.addGroup(s, key)
+	for i := range s.claims {
+		t.unclaim(&s.claims[i])
+	}
+	have := make(map[portKey]*group, len(s.groups))
+	for _, g := range s.groups {
+		have[g.key] = g
+	}
+	want := make(map[portKey]*group, len(have))
+	for _, w := range wishes {
+		want[w.key] = have[w.key]
+	}
+	for _, g := range s.groups {
+		if _, ok := want[g.key]; !ok {
+			t.removeGroup(g)
 			continue
 		}
 		for sc := range scopes {
-			if changed || !next.needs(sc) {
+			if affinityChanged || !next.needs(sc) {
 				t.removePool(g, sc)
+				t.noteOver(g, sc, false)
 			}
-			if next.needs(sc) && g.pools[sc] == nil {
-				t.addPool(g, sc, next.affinity)
+			if next.needs(sc) && g.pools[sc] == nil && !g.over[sc] {
+				t.addPool(g, sc)
 			}
 		}
 	}
-	for _, w := range s.claimed {
-		t.unclaim(s, w.frontend)
+	s.groups = make([]*group, 0, len(want))
+	s.claims = make([]claim, len(wishes))
+	for i, w := range wishes {
+		g := want[w.key]
+		if g == nil {
+			g = t.addGroup(s, w.key)
+			want[w.key] = g
+		}
+		if !slices.Contains(s.groups[max(0, len(s.groups)-4):], g) {
+			s.groups = append(s.groups, g)
+		}
+		t.claim(&s.claims[i], s, g, w)
 	}
-	for _, w := range next.wishes {
-		t.claim(s, w)
+	if len(wishes) > 4 { // the window above may have let one in again
+		slices.SortFunc(s.groups, func(a, b *group) int {
+			return cmp.Or(cmp.Compare(a.key.name, b.key.name), cmp.Compare(a.key.protocol, b.key.protocol), b2i(a.key.v4)-b2i(b.key.v4))
+		})
+		s.groups = slices.Compact(s.groups)
 	}
-	s.claimed = next.wishes
+	t.serveWaiting()
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // healthNow is what the Service's health-check node port says now: like
 // upstream it counts addresses, of the Service's first family.
-func (s *service) healthNow() HealthChange {
-	h := HealthChange{Service: s.name, Port: s.spec.healthPort}
-	if h.Port == 0 || len(s.claimed) == 0 {
-		return HealthChange{Service: s.name}
+func (s *service) healthNow() *HealthChange {
+	if s.spec.healthPort == 0 || len(s.claims) == 0 {
+		return nil
 	}
-	local := map[netip.Addr]struct{}{}
+	local := map[ip]struct{}{}
 	for _, g := range s.groups {
-		if g.key.v4 != s.claimed[0].frontend.Addr.Is4() {
+		if g.key.v4 != s.claims[0].entry.front.ip.is4() {
 			continue
 		}
-		for ap, m := range g.members {
-			if m.has(nReadyHere) {
-				local[ap.Addr()] = struct{}{}
+		for _, m := range g.members {
+			if m.traits.has(readyHere) {
+				local[m.ip] = struct{}{}
 			}
 		}
 	}
-	h.Local = len(local)
-	return h
-}
-
-func (t *Table) addGroup(s *service, key portKey) *group {
-	g := &group{key: key, service: s, label: s.name.String(), members: map[netip.AddrPort]member{}}
-	if key.name != "" {
-		g.label += ":" + key.name
-	}
-	for _, sl := range s.slices {
-		t.countSlice(g, sl, +1)
-	}
-	t.settle(g)
-	for sc := range scopes {
-		if s.spec.needs(sc) {
-			t.addPool(g, sc, s.spec.affinity)
-		}
-	}
-	return g
-}
-
-func (t *Table) removeGroup(g *group) {
-	for sc := range scopes {
-		t.removePool(g, sc)
-	}
-	for ap, m := range g.members {
-		if m.isHere() {
-			t.countLocal(ap.Addr(), false)
-		}
-		if m.since != t.flushes {
-			t.left[g] = append(t.left[g], ap)
-		}
-	}
-	clear(g.members)
-	t.dirtyGroup(g)
-}
-
-// countSlice counts the endpoints of a slice that belong to a group.
-func (t *Table) countSlice(g *group, sl *slice, delta int) {
-	if sl == nil || sl.v4 != g.key.v4 {
-		return
-	}
-	for _, p := range sl.ports {
-		if p.name != g.key.name || p.protocol != g.key.protocol {
-			continue
-		}
-		for _, e := range sl.endpoints {
-			t.count(g, netip.AddrPortFrom(e.addr, p.port), e.traits, delta)
-		}
-	}
-}
-
-// recount replaces one slice of a group by another.
-func (t *Table) recount(g *group, old, next *slice) {
-	if old != nil && next != nil && old.v4 == next.v4 && slices.Equal(old.ports, next.ports) {
-		// The usual case: endpoints changed. Those in their old place are skipped.
-		for _, p := range next.ports {
-			if next.v4 != g.key.v4 || p.name != g.key.name || p.protocol != g.key.protocol {
-				continue
-			}
-			for i := range max(len(old.endpoints), len(next.endpoints)) {
-				inOld, inNext := i < len(old.endpoints), i < len(next.endpoints)
-				if inOld && inNext && old.endpoints[i] == next.endpoints[i] {
-					continue
-				}
-				if inNext {
-					e := next.endpoints[i]
-					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.traits, +1)
-				}
-				if inOld {
-					e := old.endpoints[i]
-					t.count(g, netip.AddrPortFrom(e.addr, p.port), e.traits, -1)
-				}
-			}
-		}
-	} else {
-		t.countSlice(g, next, +1)
-		t.countSlice(g, old, -1)
-	}
-	t.settle(g)
-}
-
-func (s *service) target(w wish) Target {
-	g := s.groups[w.key]
-	if !w.external {
-		v := g.view(s.spec.internalLocal)
-		return Target{Service: g.label, Internal: v, External: v, Hide: HideOffCluster}
-	}
-	hide := HideEverybody
-	if s.spec.externalLocal {
-		hide = HideNode
-	}
-	return Target{
-		Service:  g.label,
-		Internal: g.view(false),
-		External: g.view(s.spec.externalLocal),
-		Hide:     hide,
-		Guarded:  w.guarded,
-	}
-}
-
-// older says who has a frontend that both want: cluster IPs first, since they
-// are given out once, then the Service that was made first.
-func older(a, b *claim) bool {
-	if a.wish.external != b.wish.external {
-		return !a.wish.external
-	}
-	if a.service.spec.created != b.service.spec.created {
-		return a.service.spec.created < b.service.spec.created
-	}
-	return a.service.name.String() < b.service.name.String()
+	return &HealthChange{Service: s.name, Port: s.spec.healthPort, Local: len(local)}
 }

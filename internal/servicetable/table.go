@@ -1,11 +1,12 @@
 package servicetable
 
 import (
-	"cmp"
 	"iter"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -24,59 +25,47 @@ type Config struct {
 type Table struct {
 	cfg       Config
 	services  map[types.NamespacedName]*service
-	sliceOf   map[types.NamespacedName]types.NamespacedName // slice -> its service
-	frontends map[Frontend]*entry
+	slices    map[types.NamespacedName]*slice
+	frontends map[front]*entry
 	pools     []*pool // by number
-	free      []uint32
-	local     map[netip.Addr]int
+	maxPools  int
+	free      []uint32                 // numbers below len(pools)
+	waiting   []groupScope             // for a number
+	overs     map[groupScope]bool      // pools that take not all they should, told or not
+	local     map[ip]int32             // endpoints on this node, and how often
+	sources   map[front][]netip.Prefix // as told last
 	revision  Revision
-	flushes   uint32
 
-	// What happened since the last Flush.
-	touched     []netip.AddrPort
-	dirtyFronts map[Frontend]struct{}
-	dirtySlots  map[slotKey]netip.AddrPort
-	dirtyLocals map[netip.Addr]bool // was there before
-	dirtyHealth map[*service]struct{}
-	diff        Diff
-	left        map[*group][]netip.AddrPort // members that groups lost
-}
+	// What happened since the last Flush; nothing is noted before the first.
+	told         bool
+	dirtyFronts  []*entry
+	dirtySlots   []slotChange
+	dirtyLocals  []localChange
+	dirtyHealths []*service
+	fresh        []groupMember
+	left         map[*group][]backend // members that groups lost
+	adopted      []Gone
 
-// entry is a frontend: who wants it, best claim first, and what it led to at
-// the last Flush.
-type entry struct {
-	claims  *claim
-	told    Target
-	group   *group         // that told is about
-	sources []netip.Prefix // as told last
-}
-
-type claim struct {
-	service *service
-	wish    wish
-	next    *claim
-	behind  types.NamespacedName // the Service that was told to have it instead
-}
-
-type slotKey struct {
-	pool PoolID
-	slot uint32
+	// Used again each time.
+	diff       Diff
+	parsed     []parsed
+	touched    []backend
+	candidates []backend
 }
 
 // New returns an empty table.
 func New(cfg Config) *Table {
 	return &Table{
-		cfg:         cfg,
-		services:    map[types.NamespacedName]*service{},
-		sliceOf:     map[types.NamespacedName]types.NamespacedName{},
-		frontends:   map[Frontend]*entry{},
-		pools:       make([]*pool, 1), // number 0 is no pool
-		local:       map[netip.Addr]int{},
-		dirtyFronts: map[Frontend]struct{}{},
-		dirtySlots:  map[slotKey]netip.AddrPort{},
-		dirtyLocals: map[netip.Addr]bool{},
-		dirtyHealth: map[*service]struct{}{},
-		left:        map[*group][]netip.AddrPort{},
+		cfg:       cfg,
+		services:  map[types.NamespacedName]*service{},
+		slices:    map[types.NamespacedName]*slice{},
+		frontends: map[front]*entry{},
+		pools:     make([]*pool, 1), // number 0 is no pool
+		maxPools:  MaxPools,
+		overs:     map[groupScope]bool{},
+		local:     map[ip]int32{},
+		sources:   map[front][]netip.Prefix{},
+		left:      map[*group][]backend{},
 	}
 }
 
@@ -84,19 +73,19 @@ func New(cfg Config) *Table {
 func (t *Table) SetService(svc *corev1.Service) {
 	t.revision.Services = newer(t.revision.Services, svc.ResourceVersion)
 	s := t.service(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
-	next := parseService(svc)
-	if s.declared && next.equal(s.spec) {
+	next, wishes := parseService(svc)
+	if s.declared && next.equal(s.spec) && s.has(wishes) {
 		return // such as a new status
 	}
 	s.declared = true
-	t.declare(s, next)
+	t.declare(s, next, wishes)
 }
 
 // DeleteService takes a Service away. resourceVersion is that of the deletion.
 func (t *Table) DeleteService(name types.NamespacedName, resourceVersion string) {
 	t.revision.Services = newer(t.revision.Services, resourceVersion)
 	if s := t.services[name]; s != nil && s.declared {
-		t.declare(s, spec{})
+		t.declare(s, spec{}, nil)
 		s.declared = false
 		t.forget(s)
 	}
@@ -106,13 +95,24 @@ func (t *Table) DeleteService(name types.NamespacedName, resourceVersion string)
 func (t *Table) SetSlice(es *discoveryv1.EndpointSlice) {
 	t.revision.EndpointSlices = newer(t.revision.EndpointSlices, es.ResourceVersion)
 	name := types.NamespacedName{Namespace: es.Namespace, Name: es.Name}
-	next := parseSlice(es, t.cfg)
-	if owner, ok := t.sliceOf[name]; ok && (next == nil || next.service != owner) {
-		t.setSlice(name, owner, nil)
+	owner := types.NamespacedName{Namespace: es.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
+	_, headless := es.Labels[corev1.IsHeadlessService]
+	old := t.slices[name]
+	means := owner.Name != "" && !headless && (es.AddressType == discoveryv1.AddressTypeIPv4 || es.AddressType == discoveryv1.AddressTypeIPv6)
+	if old != nil && (!means || old.service.name != owner) {
+		t.replace(name, old, nil)
+		old = nil
 	}
-	if next != nil {
-		t.setSlice(name, next.service, next)
+	if !means {
+		return
 	}
+	next := t.parseSlice(es)
+	if old != nil {
+		next.name, next.service = old.name, old.service
+	} else {
+		next.name, next.service = es.Name, t.service(owner)
+	}
+	t.replace(name, old, next)
 }
 
 // Zone is the zone that the table was told last.
@@ -124,9 +124,17 @@ func (t *Table) SetZone(zone string) {
 		return
 	}
 	t.cfg.Zone = zone
-	for name, owner := range t.sliceOf {
-		if next := t.services[owner].slices[name.Name].in(zone); next != nil {
-			t.setSlice(name, owner, next)
+	var hinted []types.NamespacedName
+	for name, sl := range t.slices {
+		if sl.zones != nil {
+			hinted = append(hinted, name)
+		}
+	}
+	slices.SortFunc(hinted, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+	for _, name := range hinted {
+		old := t.slices[name]
+		if next := old.in(zone); next != nil {
+			t.replace(name, old, next)
 		}
 	}
 }
@@ -144,27 +152,33 @@ func (t *Table) Services() iter.Seq[types.NamespacedName] {
 
 // Slices are the names of the EndpointSlices that were set, mean something to a
 // proxy, and were not deleted.
-func (t *Table) Slices() iter.Seq[types.NamespacedName] { return maps.Keys(t.sliceOf) }
+func (t *Table) Slices() iter.Seq[types.NamespacedName] { return maps.Keys(t.slices) }
 
 // DeleteSlice takes an EndpointSlice away. resourceVersion is that of the deletion.
 func (t *Table) DeleteSlice(name types.NamespacedName, resourceVersion string) {
 	t.revision.EndpointSlices = newer(t.revision.EndpointSlices, resourceVersion)
-	if owner, ok := t.sliceOf[name]; ok {
-		t.setSlice(name, owner, nil)
+	if old := t.slices[name]; old != nil {
+		t.replace(name, old, nil)
 	}
 }
 
-func (t *Table) setSlice(name, owner types.NamespacedName, next *slice) {
-	s := t.service(owner)
-	old := s.slices[name.Name]
-	if next == nil {
-		delete(s.slices, name.Name)
-		delete(t.sliceOf, name)
-	} else {
-		s.slices[name.Name] = next
-		if old == nil {
-			t.sliceOf[name] = owner
-		}
+// replace puts a slice in another's place; either may be nil.
+func (t *Table) replace(name types.NamespacedName, old, next *slice) {
+	var s *service
+	switch {
+	case old == nil:
+		s = next.service
+		s.slices = append(s.slices, next)
+		t.slices[types.NamespacedName{Namespace: s.name.Namespace, Name: next.name}] = next
+	case next == nil:
+		s = old.service
+		i := slices.Index(s.slices, old)
+		s.slices = slices.Delete(s.slices, i, i+1)
+		delete(t.slices, name)
+	default:
+		s = next.service
+		s.slices[slices.Index(s.slices, old)] = next
+		t.slices[name] = next
 	}
 	for _, g := range s.groups {
 		t.recount(g, old, next)
@@ -175,7 +189,8 @@ func (t *Table) setSlice(name, owner types.NamespacedName, next *slice) {
 func (t *Table) service(name types.NamespacedName) *service {
 	s := t.services[name]
 	if s == nil {
-		s = &service{name: name, slices: map[string]*slice{}, groups: map[portKey]*group{}}
+		name.Namespace = unique.Make(name.Namespace).Value()
+		s = &service{name: name}
 		t.services[name] = s
 	}
 	return s
@@ -185,190 +200,4 @@ func (t *Table) forget(s *service) {
 	if !s.declared && len(s.slices) == 0 {
 		delete(t.services, s.name)
 	}
-}
-
-func (t *Table) claim(s *service, w wish) {
-	t.dirtyFronts[w.frontend] = struct{}{}
-	e := t.frontends[w.frontend]
-	if e == nil {
-		e = &entry{}
-		t.frontends[w.frontend] = e
-	}
-	c := &claim{service: s, wish: w}
-	at := &e.claims
-	for *at != nil && older(*at, c) {
-		at = &(*at).next
-	}
-	c.next, *at = *at, c
-}
-
-func (t *Table) unclaim(s *service, f Frontend) {
-	t.dirtyFronts[f] = struct{}{}
-	e := t.frontends[f]
-	for at := &e.claims; *at != nil; at = &(*at).next {
-		if (*at).service == s {
-			*at = (*at).next
-			return
-		}
-	}
-}
-
-func (t *Table) countLocal(a netip.Addr, added bool) {
-	n := t.local[a]
-	if _, dirty := t.dirtyLocals[a]; !dirty {
-		t.dirtyLocals[a] = n > 0
-	}
-	if added {
-		n++
-	} else {
-		n--
-	}
-	if n > 0 {
-		t.local[a] = n
-	} else {
-		delete(t.local, a)
-	}
-}
-
-func (t *Table) dirtySlot(p *pool, slot uint32, old netip.AddrPort) {
-	key := slotKey{p.id, slot}
-	if _, ok := t.dirtySlots[key]; !ok {
-		t.dirtySlots[key] = old
-	}
-}
-
-// dirtyGroup marks the frontends that show a group's size.
-func (t *Table) dirtyGroup(g *group) {
-	for i := range g.service.claimed {
-		if w := &g.service.claimed[i]; w.key == g.key {
-			t.dirtyFronts[w.frontend] = struct{}{}
-		}
-	}
-}
-
-// target is what a frontend leads to now, and its holder.
-func (e *entry) target() Target {
-	if e.claims == nil {
-		return Target{}
-	}
-	return e.claims.service.target(e.claims.wish)
-}
-
-func (t *Table) backend(key slotKey) netip.AddrPort {
-	number := key.pool.number()
-	if int(number) < len(t.pools) {
-		if p := t.pools[number]; p != nil && p.id == key.pool && int(key.slot) < len(p.slots) {
-			return p.slots[key.slot]
-		}
-	}
-	return netip.AddrPort{}
-}
-
-// Flush tells what changed since the last time, in a fixed order.
-func (t *Table) Flush() Diff {
-	d := &t.diff
-	d.Frontends, d.Slots, d.Local, d.Gone = d.Frontends[:0], d.Slots[:0], d.Local[:0], d.Gone[:0]
-	d.Sources, d.Health, d.Conflicts = d.Sources[:0], d.Health[:0], d.Conflicts[:0]
-	d.Revision = t.revision
-	was := t.overlay()
-	for f := range t.dirtyFronts {
-		e := t.frontends[f]
-		next := e.target()
-		d.Gone = t.lost(d.Gone, f, e, next, was)
-		if e.group = nil; e.claims != nil {
-			e.group = e.claims.service.groups[e.claims.wish.key]
-		}
-		if next != e.told {
-			d.Frontends = append(d.Frontends, FrontendChange{f, e.told, next})
-			e.told = next
-		}
-		d.tellSources(f, e)
-		d.tellConflicts(f, e)
-		if e.claims == nil {
-			delete(t.frontends, f)
-		}
-	}
-	for key, old := range t.dirtySlots {
-		if next := t.backend(key); next != old {
-			d.Slots = append(d.Slots, SlotChange{key.pool, key.slot, old, next})
-		}
-	}
-	for a, was := range t.dirtyLocals {
-		if is := t.local[a] > 0; is != was {
-			d.Local = append(d.Local, LocalChange{a, is})
-		}
-	}
-	for s := range t.dirtyHealth {
-		if now := s.healthNow(); now != s.health {
-			d.Health = append(d.Health, now)
-			s.health = now
-		}
-	}
-	t.clean()
-	d.sort()
-	return *d
-}
-
-// tellSources adds what changed of a frontend's source ranges.
-func (d *Diff) tellSources(f Frontend, e *entry) {
-	var now []netip.Prefix
-	if e.told.Guarded {
-		for _, p := range e.claims.service.spec.sources {
-			if p.Addr().Is4() == f.Addr.Is4() {
-				now = append(now, p)
-			}
-		}
-	}
-	for _, p := range e.sources {
-		if !slices.Contains(now, p) {
-			d.Sources = append(d.Sources, SourceChange{f, p, false})
-		}
-	}
-	for _, p := range now {
-		if !slices.Contains(e.sources, p) {
-			d.Sources = append(d.Sources, SourceChange{f, p, true})
-		}
-	}
-	e.sources = now
-}
-
-// tellConflicts adds the Services that are behind another one anew.
-func (d *Diff) tellConflicts(f Frontend, e *entry) {
-	if e.claims == nil {
-		return
-	}
-	holder := e.claims.service.name
-	for c := e.claims.next; c != nil; c = c.next {
-		if c.behind != holder && c.service.name != holder {
-			d.Conflicts = append(d.Conflicts, Conflict{f, c.service.name, holder})
-		}
-		c.behind = holder
-	}
-}
-
-func (t *Table) clean() {
-	t.flushes++
-	clear(t.dirtyFronts)
-	clear(t.dirtySlots)
-	clear(t.dirtyLocals)
-	clear(t.dirtyHealth)
-	clear(t.left)
-}
-
-func (d *Diff) sort() {
-	slices.SortFunc(d.Frontends, func(a, b FrontendChange) int { return a.Frontend.Compare(b.Frontend) })
-	slices.SortFunc(d.Slots, func(a, b SlotChange) int {
-		return cmp.Or(cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Slot, b.Slot))
-	})
-	slices.SortFunc(d.Local, func(a, b LocalChange) int { return a.Addr.Compare(b.Addr) })
-	slices.SortFunc(d.Gone, func(a, b Gone) int {
-		return cmp.Or(a.Frontend.Compare(b.Frontend), a.Backend.Compare(b.Backend))
-	})
-	slices.SortFunc(d.Sources, func(a, b SourceChange) int {
-		return cmp.Or(a.Frontend.Compare(b.Frontend), a.Range.Compare(b.Range))
-	})
-	slices.SortFunc(d.Health, func(a, b HealthChange) int { return cmp.Compare(a.Service.String(), b.Service.String()) })
-	slices.SortFunc(d.Conflicts, func(a, b Conflict) int {
-		return cmp.Or(a.Frontend.Compare(b.Frontend), cmp.Compare(a.Service.String(), b.Service.String()))
-	})
 }
