@@ -29,6 +29,18 @@ func cluster(services, endpoints int) *servicetable.Diff {
 	return d
 }
 
+// moved gives a Diff's pools other numbers.
+func moved(d *servicetable.Diff, by servicetable.PoolID) *servicetable.Diff {
+	for i := range d.Slots {
+		d.Slots[i].Pool += by
+	}
+	for i := range d.Frontends {
+		d.Frontends[i].New.Internal.Pool += by
+		d.Frontends[i].New.External.Pool += by
+	}
+	return d
+}
+
 func backend(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 200 + byte(i>>16), byte(i >> 8), byte(i)}), 8080)
 }
