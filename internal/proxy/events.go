@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -64,9 +65,16 @@ func (p *Proxy) regarding(ctx context.Context, service types.NamespacedName) run
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		s, err = p.cfg.Client.CoreV1().Services(service.Namespace).Get(ctx, service.Name, metav1.GetOptions{})
+		// A node's proxy may list Services but not get one (system:node-proxier).
+		var list *corev1.ServiceList
+		list, err = p.cfg.Client.CoreV1().Services(service.Namespace).List(ctx, metav1.ListOptions{
+			FieldSelector: fields.OneTermEqualSelector("metadata.name", service.Name).String(),
+		})
+		if err == nil && len(list.Items) == 1 {
+			s = &list.Items[0]
+		}
 	}
-	if err != nil {
+	if err != nil || s == nil {
 		return nil
 	}
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: s.Namespace, Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion}

@@ -54,6 +54,9 @@ func (p *Proxy) openPlane() (*plane, error) {
 	}
 	k.health = healthcheck.NewPorts(p.cfg.Health.Healthy, p.cfg.Log)
 	k.health.SetAddresses(k.node.NodePortAddresses)
+	if p.relay != nil {
+		p.relay.SetAddresses(k.node.NodePortAddresses)
+	}
 	k.boot()
 	return k, nil
 }
@@ -81,6 +84,7 @@ func (k *plane) begin() {
 	// What conntrack holds is right: the kernel went on without us.
 	k.keep(&all, true)
 	k.settle(k.program(&all, true), &all.Revision)
+	k.relay(&all, true)
 	k.tell(&all)
 	k.p.poke() // what had to wait for the rules
 }
@@ -123,6 +127,7 @@ func (k *plane) step(whole bool) {
 	}
 	if whole {
 		k.keep(&diff, false)
+		k.relay(&diff, false)
 		k.tell(&diff)
 	}
 	if !localIs {
@@ -141,6 +146,17 @@ func (k *plane) keep(diff *servicetable.Diff, whole bool) {
 		k.p.state.Replace(*diff)
 	case !diff.Empty() || len(diff.Health) > 0:
 		k.p.state.Add(*diff)
+	}
+}
+
+// relay has node ports on loopback follow.
+func (k *plane) relay(diff *servicetable.Diff, whole bool) {
+	switch {
+	case k.p.relay == nil:
+	case whole:
+		k.p.relay.Replace(diff)
+	default:
+		k.p.relay.Follow(diff)
 	}
 }
 
@@ -214,6 +230,7 @@ func (k *plane) restore() error {
 		k.p.mu.Unlock()
 		k.keep(&all, true)
 		err = k.program(&all, true)
+		k.relay(&all, true)
 		k.tell(&all)
 	}
 	if err == nil {
@@ -228,6 +245,9 @@ func (k *plane) setNode(n nftables.Node) error {
 	k.p.cfg.Log.Info("the node has changed", "nodePortAddresses", n.NodePortAddresses, "localCIDRs", n.LocalCIDRs, "serviceCIDRs", n.ServiceCIDRs)
 	k.node = n
 	k.health.SetAddresses(n.NodePortAddresses)
+	if k.p.relay != nil {
+		k.p.relay.SetAddresses(n.NodePortAddresses)
+	}
 	if err := k.sink.SetNode(n); err != nil {
 		return fmt.Errorf("tell the rules of the node: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 	"viaduct.dev/viaduct/internal/proxy/healthcheck"
 	"viaduct.dev/viaduct/internal/proxy/laststate"
 	"viaduct.dev/viaduct/internal/proxy/metrics"
+	"viaduct.dev/viaduct/internal/proxy/nodeports"
 	"viaduct.dev/viaduct/internal/servicetable"
 )
 
@@ -73,6 +74,8 @@ type Config struct {
 type Proxy struct {
 	cfg    Config
 	state  *laststate.State // nil keeps nothing
+	relay  *nodeports.Relay // nil where loopback offers no node ports
+	asks   chan func(*plane)
 	wake   chan struct{}
 	ready  chan struct{} // closed when everything known at the start is programmed
 	notes  chan note
@@ -97,7 +100,7 @@ func New(cfg Config) *Proxy {
 		cfg.Metrics = metrics.New()
 	}
 	return &Proxy{
-		cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), notes: make(chan note, 100), synced: make(chan struct{}),
+		cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), asks: make(chan func(*plane)), notes: make(chan note, 100), synced: make(chan struct{}),
 		table: servicetable.New(servicetable.Config{NodeName: cfg.NodeName}),
 		self:  self{serviceCIDRs: map[string][]netip.Prefix{}}, localIs: true,
 	}
@@ -136,12 +139,16 @@ func (p *Proxy) run(ctx context.Context, all *errgroup.Group) error {
 	p.self.links, p.self.outbound = links.list(), outbound()
 	p.mu.Unlock()
 	p.keepState(ctx, all)
+	if p.cfg.NodePortAddresses.Loopback() {
+		p.relayLoopback(ctx, all)
+	}
 	k, err := p.openPlane()
 	if err != nil {
 		return err
 	}
 	defer k.close()
 	all.Go(func() error { p.record(ctx); return nil })
+	p.cfg.Metrics.ReadDrops(func() ([]metrics.Drop, error) { return p.drops(ctx) })
 	if err := p.follow(ctx, all); err != nil {
 		return err
 	}
@@ -170,6 +177,8 @@ func (p *Proxy) run(ctx context.Context, all *errgroup.Group) error {
 			p.self.links, p.selfIs = links.list(), false
 			p.mu.Unlock()
 			p.poke()
+		case ask := <-p.asks:
+			ask(k)
 		case <-k.sink.Lost():
 			k.lost()
 		case <-k.again():

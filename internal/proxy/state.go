@@ -28,6 +28,7 @@ func (k *plane) boot() {
 	}
 	err = k.program(&saved, true)
 	k.settle(err, nil)
+	k.relay(&saved, true)
 	k.tell(&saved)
 	k.booted, k.prior = true, priorOf(&saved)
 	k.p.cfg.Log.Info("the last table that was known is programmed", "frontends", len(saved.Frontends), "err", err)

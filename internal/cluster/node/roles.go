@@ -24,7 +24,7 @@ func (p *process) everyNode(ctx context.Context, all *errgroup.Group, config *re
 		return fmt.Errorf("make a client: %w", err)
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	services := p.newProxy(factory)
+	services := p.newProxy(client, factory)
 	roles := []role{
 		{"agent", func(ctx context.Context) error { return p.agent(ctx, client, factory) }},
 		{"proxy", services.Run},
